@@ -1,0 +1,23 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "sedpa/core/dtype.h"
+
+namespace sedpa {
+
+// The meaning of every stored element type, written to be read: kernels have their own faster
+// ways, tests hold those to these. Blocks are ggml's (ggml-common.h, ggml-quants.c). `cols` is a
+// multiple of block_size(dtype); rows need no alignment.
+
+/// Numbers of one stored row. `row` holds row_bytes(dtype, cols), `out` takes cols.
+void dequantize_row(Dtype dtype, const std::byte* row, std::int64_t cols, float* out);
+
+/// One row in ggml's simple reference rounding. Throws Error for types that are only read:
+/// q5_k, q4_k, q6_k, iq4_nl.
+void quantize_row(Dtype dtype, const float* in, std::int64_t cols, std::byte* out);
+
+/// Blocks of 32: f16 scale d = max|x| / 127, then 32 signed bytes round(x / d), halves away from 0.
+void quantize_row_q8_0(const float* in, std::int64_t cols, std::byte* out);
+
+}  // namespace sedpa
