@@ -1,0 +1,144 @@
+#include "sedpa/model/checkpoint.h"
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <string_view>
+
+#include "sedpa/core/fail.h"
+
+namespace sedpa {
+namespace {
+
+struct PlaceName {
+  Role role;
+  bool in_layer;
+  std::string_view gguf;         // after "blk.N." when in a layer
+  std::string_view huggingface;  // after "model.layers.N." when in a layer
+};
+
+constexpr std::array<PlaceName, 14> kPlaces = {{
+    {Role::embedding, false, "token_embd", "model.embed_tokens"},
+    {Role::output, false, "output", "lm_head"},
+    {Role::output_norm, false, "output_norm", "model.norm"},
+    {Role::attention_norm, true, "attn_norm", "input_layernorm"},
+    {Role::query, true, "attn_q", "self_attn.q_proj"},
+    {Role::key, true, "attn_k", "self_attn.k_proj"},
+    {Role::value, true, "attn_v", "self_attn.v_proj"},
+    {Role::query_norm, true, "attn_q_norm", "self_attn.q_norm"},
+    {Role::key_norm, true, "attn_k_norm", "self_attn.k_norm"},
+    {Role::attention_output, true, "attn_output", "self_attn.o_proj"},
+    {Role::mlp_norm, true, "ffn_norm", "post_attention_layernorm"},
+    {Role::gate, true, "ffn_gate", "mlp.gate_proj"},
+    {Role::up, true, "ffn_up", "mlp.up_proj"},
+    {Role::down, true, "ffn_down", "mlp.down_proj"},
+}};
+
+const PlaceName& place(Role role) { return kPlaces[static_cast<std::size_t>(role)]; }
+
+std::string_view suffix(bool bias) { return bias ? ".bias" : ".weight"; }
+
+// FNV-1a, enough to tell models apart; no defence against an adversary is meant.
+class Hash {
+ public:
+  void add(std::span<const std::byte> bytes) {
+    for (const std::byte b : bytes) state_ = (state_ ^ std::to_integer<std::uint64_t>(b)) * kPrime;
+  }
+  void add(std::string_view text) { add(std::as_bytes(std::span(text.data(), text.size()))); }
+  [[nodiscard]] std::string digits() const { return fmt::format("{:016x}", state_); }
+
+ private:
+  static constexpr std::uint64_t kPrime = 0x100000001b3u;
+  std::uint64_t state_ = 0xcbf29ce484222325u;
+};
+
+}  // namespace
+
+std::string gguf_tensor_name(Role role, std::int32_t layer, bool bias) {
+  const PlaceName& p = place(role);
+  return p.in_layer ? fmt::format("blk.{}.{}{}", layer, p.gguf, suffix(bias))
+                    : fmt::format("{}{}", p.gguf, suffix(bias));
+}
+
+Checkpoint Checkpoint::open(const std::string& path) {
+  Checkpoint checkpoint;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    checkpoint.config_ = config_from_huggingface(load_hf_config(path));
+    checkpoint.config_.path = path;
+    checkpoint.safetensors_ = SafetensorsCheckpoint::open(path);
+    checkpoint.directory_ = path;
+  } else {
+    checkpoint.gguf_ = GgufFile::open(path);
+    checkpoint.config_ = config_from_gguf(*checkpoint.gguf_);
+  }
+  return checkpoint;
+}
+
+std::uint64_t Checkpoint::file_bytes() const {
+  return gguf_ ? gguf_->file_bytes() : safetensors_->file_bytes();
+}
+
+std::int64_t Checkpoint::tensor_count() const {
+  return static_cast<std::int64_t>(gguf_ ? gguf_->tensors().size()
+                                         : safetensors_->tensors().size());
+}
+
+std::string Checkpoint::tensor_name(Role role, std::int32_t layer, bool bias) const {
+  if (gguf_) return gguf_tensor_name(role, layer, bias);
+  const PlaceName& p = place(role);
+  return p.in_layer ? fmt::format("model.layers.{}.{}{}", layer, p.huggingface, suffix(bias))
+                    : fmt::format("{}{}", p.huggingface, suffix(bias));
+}
+
+const TensorInfo* Checkpoint::find(Role role, std::int32_t layer) const {
+  const std::string name = tensor_name(role, layer);
+  return gguf_ ? gguf_->find_tensor(name) : safetensors_->find_tensor(name);
+}
+
+const TensorInfo* Checkpoint::find_bias(Role role, std::int32_t layer) const {
+  const std::string name = tensor_name(role, layer, /*bias=*/true);
+  return gguf_ ? gguf_->find_tensor(name) : safetensors_->find_tensor(name);
+}
+
+const TensorInfo& Checkpoint::require(Role role, std::int32_t layer, std::int64_t rows,
+                                      std::int64_t cols) const {
+  const TensorInfo* tensor = find(role, layer);
+  if (tensor == nullptr) fail("{}: tensor {} is missing", path(), tensor_name(role, layer));
+  const std::vector<std::int64_t> expected =
+      rows == 0 ? std::vector{cols} : std::vector{rows, cols};
+  if (tensor->shape != expected) {
+    fail("{}: tensor {} has shape {}, expected {}", path(), tensor->name, tensor->shape_text(),
+         shape_text(expected));
+  }
+  return *tensor;
+}
+
+Tokenizer Checkpoint::tokenizer() const {
+  Tokenizer tokenizer =
+      gguf_ ? Tokenizer::from_gguf(*gguf_) : Tokenizer::from_huggingface(directory_);
+  if (tokenizer.vocab_size() > config_.vocab_size) {
+    fail("{}: the tokenizer has {} tokens, but the embedding only {} rows", path(),
+         tokenizer.vocab_size(), config_.vocab_size);
+  }
+  return tokenizer;
+}
+
+std::string Checkpoint::fingerprint() const {
+  Hash hash;
+  const ModelConfig& c = config_;
+  hash.add(fmt::format("{} {} {} {} {} {} {} {} {} {}", c.architecture, c.layers, c.width,
+                       c.query_heads, c.kv_heads, c.head_dim, c.mlp_width, c.vocab_size,
+                       c.rope_base, static_cast<int>(c.rope_scaling.method)));
+  constexpr std::size_t kSample = 64;  // bytes from the start and the middle of every tensor
+  for (const TensorInfo& tensor : gguf_ ? gguf_->tensors() : safetensors_->tensors()) {
+    hash.add(tensor.name);
+    hash.add(name(tensor.dtype));
+    const std::size_t count = std::min(kSample, tensor.data.size());
+    hash.add(tensor.data.first(count));
+    hash.add(tensor.data.subspan((tensor.data.size() - count) / 2, count));
+  }
+  return hash.digits();
+}
+
+}  // namespace sedpa

@@ -1,0 +1,72 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "sedpa/format/gguf.h"
+#include "sedpa/format/safetensors.h"
+#include "sedpa/model/config.h"
+#include "sedpa/tokenizer/tokenizer.h"
+
+namespace sedpa {
+
+/// The places of a model that hold a matrix or a vector, whatever a file calls them.
+enum class Role : std::uint8_t {
+  embedding,
+  output,
+  output_norm,
+  attention_norm,
+  query,
+  key,
+  value,
+  query_norm,
+  key_norm,
+  attention_output,
+  mlp_norm,
+  gate,
+  up,
+  down,
+};
+
+/// A model's files, opened and checked but not loaded: a GGUF file or a Hugging Face directory.
+class Checkpoint {
+ public:
+  /// Throws Error naming the file and what is wrong with it.
+  [[nodiscard]] static Checkpoint open(const std::string& path);
+
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+  /// Command line and adapters may change what the file says of positions.
+  [[nodiscard]] ModelConfig& config() { return config_; }
+  [[nodiscard]] const std::string& path() const { return config_.path; }
+  [[nodiscard]] std::uint64_t file_bytes() const;
+  /// "gguf" or "safetensors".
+  [[nodiscard]] const char* format() const { return gguf_ ? "gguf" : "safetensors"; }
+  [[nodiscard]] std::int64_t tensor_count() const;
+
+  /// The tensor in a place, or null; `layer` is ignored outside layers.
+  [[nodiscard]] const TensorInfo* find(Role role, std::int32_t layer) const;
+  [[nodiscard]] const TensorInfo* find_bias(Role role, std::int32_t layer) const;
+  /// Throws Error when it is missing or its shape is not [rows, cols] (a vector: [cols], rows = 0).
+  [[nodiscard]] const TensorInfo& require(Role role, std::int32_t layer, std::int64_t rows,
+                                          std::int64_t cols) const;
+  /// "blk.3.attn_q.weight" or "model.layers.3.self_attn.q_proj.weight".
+  [[nodiscard]] std::string tensor_name(Role role, std::int32_t layer, bool bias = false) const;
+
+  [[nodiscard]] Tokenizer tokenizer() const;
+  /// 16 hexadecimal digits over the configuration and samples of every tensor: tells models apart.
+  [[nodiscard]] std::string fingerprint() const;
+
+ private:
+  Checkpoint() = default;
+
+  ModelConfig config_;
+  std::optional<GgufFile> gguf_;
+  std::optional<SafetensorsCheckpoint> safetensors_;
+  std::string directory_;
+};
+
+/// A place's name in a GGUF file: "blk.3.attn_q.weight".
+[[nodiscard]] std::string gguf_tensor_name(Role role, std::int32_t layer, bool bias = false);
+
+}  // namespace sedpa

@@ -1,0 +1,258 @@
+#include "sedpa/model/model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "sedpa/core/fail.h"
+#include "sedpa/format/quant_blocks.h"
+
+namespace sedpa {
+namespace {
+
+// Where one matrix comes from: its tensor, and the adapters that change it.
+struct Place {
+  Role role;
+  std::int32_t layer;
+  std::int64_t rows;
+  std::int64_t cols;
+};
+
+class PlaceReader {
+ public:
+  PlaceReader(const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters)
+      : checkpoint_(checkpoint), adapters_(adapters) {}
+
+  [[nodiscard]] const TensorInfo& tensor(const Place& place) const {
+    return checkpoint_.require(place.role, place.layer, place.rows, place.cols);
+  }
+
+  // The type that the matrix is stored in: adapters turn other quantised types into q8_0.
+  [[nodiscard]] Dtype dtype(const Place& place) const {
+    const Dtype own = tensor(place).dtype;
+    if (!is_changed(place) || block_size(own) == 1) return own;
+    return place.cols % block_size(Dtype::q8_0) == 0 ? Dtype::q8_0 : Dtype::f16;
+  }
+
+  [[nodiscard]] MatrixSource source(const Place& place) const {
+    const TensorInfo& from = tensor(place);
+    MatrixSource source{.dtype = dtype(place), .rows = place.rows, .cols = place.cols, .read = {}};
+    if (is_changed(place)) {
+      source.read = [this, place, &from, to = source.dtype](std::int64_t first, std::int64_t count,
+                                                            std::byte* out) {
+        read_merged(place, from, to, first, count, out);
+      };
+    } else {
+      source.read = [&from](std::int64_t first, std::int64_t count, std::byte* out) {
+        const std::int64_t stride = row_bytes(from.dtype, from.cols());
+        std::memcpy(out, from.data.data() + first * stride, count * stride);
+        from.file->drop(from.offset + first * stride, count * stride);
+      };
+    }
+    return source;
+  }
+
+  [[nodiscard]] std::vector<float> vector(const Place& place) const {
+    return numbers(tensor(place));
+  }
+  // The bias in a place, or nothing.
+  [[nodiscard]] std::vector<float> bias(const Place& place) const {
+    const TensorInfo* found = checkpoint_.find_bias(place.role, place.layer);
+    if (found == nullptr) return {};
+    if (found->shape != std::vector{place.rows}) {
+      fail("{}: tensor {} has shape {}, expected [{}]", checkpoint_.path(), found->name,
+           found->shape_text(), place.rows);
+    }
+    return numbers(*found);
+  }
+  [[nodiscard]] bool has_bias(const Place& place) const {
+    return checkpoint_.find_bias(place.role, place.layer) != nullptr;
+  }
+  [[nodiscard]] bool has(Role role) const { return checkpoint_.find(role, 0) != nullptr; }
+
+ private:
+  [[nodiscard]] bool is_changed(const Place& place) const {
+    return std::any_of(adapters_.begin(), adapters_.end(), [&](const LoraAdapter& adapter) {
+      return adapter.changes(place.role, place.layer);
+    });
+  }
+
+  void read_merged(const Place& place, const TensorInfo& from, Dtype to, std::int64_t first,
+                   std::int64_t count, std::byte* out) const {
+    const std::int64_t stride = row_bytes(from.dtype, place.cols);
+    std::vector<float> rows(static_cast<std::size_t>(count * place.cols));
+    for (std::int64_t i = 0; i < count; ++i) {
+      dequantize_row(from.dtype, from.data.data() + (first + i) * stride, place.cols,
+                     rows.data() + i * place.cols);
+    }
+    for (const LoraAdapter& adapter : adapters_) {
+      adapter.add_to(place.role, place.layer, first, count, place.cols, rows.data());
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      quantize_row(to, rows.data() + i * place.cols, place.cols,
+                   out + i * row_bytes(to, place.cols));
+    }
+    from.file->drop(from.offset + first * stride, count * stride);
+  }
+
+  [[nodiscard]] static std::vector<float> numbers(const TensorInfo& tensor) {
+    std::vector<float> values(static_cast<std::size_t>(tensor.count()));
+    dequantize_row(tensor.dtype, tensor.data.data(), tensor.count(), values.data());
+    return values;
+  }
+
+  const Checkpoint& checkpoint_;
+  std::span<const LoraAdapter> adapters_;
+};
+
+// Loads what the walk below names.
+class Loader {
+ public:
+  Loader(const PlaceReader& reader, Ops& ops, const Progress& progress, std::uint64_t total)
+      : reader_(reader), ops_(ops), progress_(progress), total_(total) {}
+
+  void matrix(Weight& weight, std::span<const Place> places) {
+    std::vector<MatrixSource> sources;
+    for (const Place& place : places) sources.push_back(reader_.source(place));
+    weight = ops_.make_weight(sources);
+    for (const Place& place : places) parameters += place.rows * place.cols;
+    bytes += weight.bytes;
+    for (const Place& place : places) done_ += reader_.tensor(place).data.size();
+    if (progress_) progress_(done_, total_);
+  }
+  void linear(Linear& linear, std::span<const Place> places) {
+    matrix(linear.a, places);
+    if (std::none_of(places.begin(), places.end(),
+                     [&](const Place& place) { return reader_.has_bias(place); })) {
+      return;
+    }
+    std::vector<float> all;
+    for (const Place& place : places) {
+      std::vector<float> bias = reader_.bias(place);
+      parameters += static_cast<std::int64_t>(bias.size());
+      bias.resize(static_cast<std::size_t>(place.rows));  // a place without a bias adds zeros
+      all.insert(all.end(), bias.begin(), bias.end());
+    }
+    linear.bias = ops_.make_vector(all);
+    bytes += linear.bias.bytes;
+  }
+  void vector(Vector& vector, const Place& place) {
+    vector = ops_.make_vector(reader_.vector(place));
+    parameters += place.cols;
+    bytes += vector.bytes;
+  }
+  void share(Model& model) { model.output.a = model.embedding; }
+
+  std::int64_t parameters = 0;
+  std::size_t bytes = 0;
+
+ private:
+  const PlaceReader& reader_;
+  Ops& ops_;
+  const Progress& progress_;
+  std::uint64_t total_;
+  std::uint64_t done_ = 0;
+};
+
+// Counts what the walk below names.
+class Planner {
+ public:
+  Planner(const PlaceReader& reader, const Ops& ops) : reader_(reader), ops_(ops) {}
+
+  void matrix(Weight&, std::span<const Place> places) {
+    for (const Place& place : places) {
+      bytes += ops_.weight_bytes(reader_.dtype(place), place.rows, place.cols);
+      parameters += place.rows * place.cols;
+      source_bytes += reader_.tensor(place).data.size();
+    }
+  }
+  void linear(Linear& linear, std::span<const Place> places) {
+    matrix(linear.a, places);
+    std::int64_t rows = 0;
+    bool any = false;
+    for (const Place& place : places) {
+      rows += place.rows;
+      if (!reader_.has_bias(place)) continue;
+      parameters += static_cast<std::int64_t>(reader_.bias(place).size());
+      any = true;
+    }
+    if (any) bytes += rows * sizeof(float);
+  }
+  void vector(Vector&, const Place& place) {
+    bytes += static_cast<std::size_t>(reader_.tensor(place).count()) * sizeof(float);
+    parameters += place.cols;
+  }
+  void share(Model&) {}
+
+  std::int64_t parameters = 0;
+  std::size_t bytes = 0;
+  std::uint64_t source_bytes = 0;
+
+ private:
+  const PlaceReader& reader_;
+  const Ops& ops_;
+};
+
+// Every place of a model, once, in the order of the forward pass.
+template <class Visitor>
+void walk(const ModelConfig& c, const PlaceReader& reader, Model& model, Visitor& visit) {
+  const std::int64_t query_rows = std::int64_t{c.query_heads} * c.head_dim;
+  const std::int64_t kv_rows = std::int64_t{c.kv_heads} * c.head_dim;
+  const Place embedding[] = {{Role::embedding, 0, c.vocab_size, c.width}};
+  visit.matrix(model.embedding, embedding);
+  model.layers.resize(static_cast<std::size_t>(c.layers));
+  for (std::int32_t i = 0; i < c.layers; ++i) {
+    Layer& layer = model.layers[static_cast<std::size_t>(i)];
+    visit.vector(layer.attention_norm, {Role::attention_norm, i, 0, c.width});
+    const Place qkv[] = {{Role::query, i, query_rows, c.width},
+                         {Role::key, i, kv_rows, c.width},
+                         {Role::value, i, kv_rows, c.width}};
+    visit.linear(layer.qkv, qkv);
+    if (c.query_key_norm) {
+      visit.vector(layer.query_norm, {Role::query_norm, i, 0, c.head_dim});
+      visit.vector(layer.key_norm, {Role::key_norm, i, 0, c.head_dim});
+    }
+    const Place output[] = {{Role::attention_output, i, c.width, query_rows}};
+    visit.linear(layer.output, output);
+    visit.vector(layer.mlp_norm, {Role::mlp_norm, i, 0, c.width});
+    const Place gate_up[] = {{Role::gate, i, c.mlp_width, c.width},
+                             {Role::up, i, c.mlp_width, c.width}};
+    visit.linear(layer.gate_up, gate_up);
+    const Place down[] = {{Role::down, i, c.width, c.mlp_width}};
+    visit.linear(layer.down, down);
+  }
+  visit.vector(model.output_norm, {Role::output_norm, 0, 0, c.width});
+  if (!c.tied_output.value_or(!reader.has(Role::output))) {
+    const Place output[] = {{Role::output, 0, c.vocab_size, c.width}};
+    visit.matrix(model.output.a, output);
+  } else {
+    visit.share(model);
+  }
+}
+
+}  // namespace
+
+WeightPlan plan_weights(const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters,
+                        const Ops& ops) {
+  const PlaceReader reader(checkpoint, adapters);
+  Planner planner(reader, ops);
+  Model unused;
+  walk(checkpoint.config(), reader, unused, planner);
+  return {.parameters = planner.parameters, .weight_bytes = planner.bytes};
+}
+
+Model load_model(const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters, Ops& ops,
+                 const Progress& progress) {
+  const PlaceReader reader(checkpoint, adapters);
+  Planner planner(reader, ops);
+  Model model;
+  model.config = checkpoint.config();
+  walk(model.config, reader, model, planner);  // every check before the first byte is loaded
+  Loader loader(reader, ops, progress, planner.source_bytes);
+  walk(model.config, reader, model, loader);
+  model.parameters = loader.parameters;
+  model.weight_bytes = loader.bytes;
+  return model;
+}
+
+}  // namespace sedpa

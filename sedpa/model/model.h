@@ -1,0 +1,56 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "sedpa/model/checkpoint.h"
+#include "sedpa/model/config.h"
+#include "sedpa/model/lora.h"
+#include "sedpa/ops/ops.h"
+
+namespace sedpa {
+
+/// One transformer layer in a backend's memory. Query, key and value projections are stacked into
+/// one Linear, so are the MLP's gate and up projections.
+struct Layer {
+  Vector attention_norm;  // [width]
+  Linear qkv;             // [query_heads + 2 kv_heads] * head_dim x width
+  Vector query_norm;      // [head_dim] or empty
+  Vector key_norm;        // [head_dim] or empty
+  Linear output;          // width x query_heads * head_dim
+  Vector mlp_norm;        // [width]
+  Linear gate_up;         // 2 mlp_width x width
+  Linear down;            // width x mlp_width
+};
+
+/// A model's weights in a backend's memory, ready for forward.
+struct Model {
+  ModelConfig config;
+  Weight embedding;  // [vocab_size, width]
+  std::vector<Layer> layers;
+  Vector output_norm;  // [width]
+  Linear output;       // vocab_size x width; shares the embedding's memory when tied
+
+  std::int64_t parameters = 0;   // numbers really stored
+  std::size_t weight_bytes = 0;  // allocated, each weight once
+};
+
+/// What loading would store: the same walk over the places as load_model, without reading a weight.
+struct WeightPlan {
+  std::int64_t parameters = 0;
+  std::size_t weight_bytes = 0;
+};
+
+/// Called with bytes read so far and in all.
+using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
+
+/// Both throw Error when a tensor is missing, doubled or of the wrong shape. Adapters are merged in
+/// f32; a changed matrix is stored as q8_0, or in its own type when that is f32, f16 or bf16.
+[[nodiscard]] WeightPlan plan_weights(const Checkpoint& checkpoint,
+                                      std::span<const LoraAdapter> adapters, const Ops& ops);
+[[nodiscard]] Model load_model(const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters,
+                               Ops& ops, const Progress& progress);
+
+}  // namespace sedpa
