@@ -14,7 +14,7 @@ namespace sedpa {
 void dequantize_row(Dtype dtype, const std::byte* row, std::int64_t cols, float* out);
 
 /// One row in ggml's simple reference rounding. Throws Error for types that are only read:
-/// q5_k, q4_k, q6_k, iq4_nl.
+/// q4_k, q5_k, q6_k, iq4_nl.
 void quantize_row(Dtype dtype, const float* in, std::int64_t cols, std::byte* out);
 
 /// Blocks of 32: f16 scale d = max|x| / 127, then 32 signed bytes round(x / d), halves away from 0.

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,6 +25,7 @@ class SafetensorsFile {
   [[nodiscard]] static SafetensorsFile parse(std::span<const std::byte> bytes, std::string name);
 
   [[nodiscard]] const std::string& path() const { return file_->path(); }
+  [[nodiscard]] std::uint64_t file_bytes() const { return file_->bytes().size(); }
   /// In the order of their bytes in the file.
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return tensors_; }
   [[nodiscard]] const TensorInfo* find_tensor(std::string_view name) const;
@@ -92,7 +94,9 @@ class SafetensorsWriter {
     std::vector<std::int64_t> shape;
     std::span<const std::byte> data;
   };
+  using Sink = std::function<void(std::span<const std::byte>)>;
   [[nodiscard]] std::string header() const;
+  void emit(const Sink& sink) const;
 
   std::vector<std::pair<std::string, std::string>> metadata_;
   std::vector<Tensor> tensors_;
