@@ -18,13 +18,13 @@ void pause() {
 #endif
 }
 
+}  // namespace
+
 int usable_processors() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
-
-}  // namespace
 
 ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = usable_processors();

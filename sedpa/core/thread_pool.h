@@ -9,6 +9,9 @@
 
 namespace sedpa {
 
+/// Processors that this process may use, at least 1.
+[[nodiscard]] int usable_processors();
+
 /// Persistent threads that run one loop together. The calling thread is thread 0 and works too.
 /// Workers spin briefly between loops (a decode step has a hundred of them, microseconds apart)
 /// and sleep when nothing comes. One caller at a time.

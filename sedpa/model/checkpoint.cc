@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "sedpa/core/fail.h"
+#include "sedpa/core/hash.h"
 
 namespace sedpa {
 namespace {
@@ -37,20 +38,6 @@ constexpr std::array<PlaceName, 14> kPlaces = {{
 const PlaceName& place(Role role) { return kPlaces[static_cast<std::size_t>(role)]; }
 
 std::string_view suffix(bool bias) { return bias ? ".bias" : ".weight"; }
-
-// FNV-1a, enough to tell models apart; no defence against an adversary is meant.
-class Hash {
- public:
-  void add(std::span<const std::byte> bytes) {
-    for (const std::byte b : bytes) state_ = (state_ ^ std::to_integer<std::uint64_t>(b)) * kPrime;
-  }
-  void add(std::string_view text) { add(std::as_bytes(std::span(text.data(), text.size()))); }
-  [[nodiscard]] std::string digits() const { return fmt::format("{:016x}", state_); }
-
- private:
-  static constexpr std::uint64_t kPrime = 0x100000001b3u;
-  std::uint64_t state_ = 0xcbf29ce484222325u;
-};
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "sedpa/core/fail.h"
+#include "sedpa/core/hash.h"
 #include "sedpa/format/quant_blocks.h"
 
 namespace sedpa {
@@ -160,6 +161,17 @@ const LoraAdapter::Factors* LoraAdapter::find(Role role, std::int32_t layer) con
 
 bool LoraAdapter::changes(Role role, std::int32_t layer) const {
   return find(role, layer) != nullptr;
+}
+
+std::string LoraAdapter::fingerprint() const {
+  Hash hash;
+  for (const auto& [name, factors] : factors_) {
+    hash.add(name);
+    hash.add(std::as_bytes(std::span(&factors.scale, 1)));
+    hash.add(std::as_bytes(std::span(factors.a)));
+    hash.add(std::as_bytes(std::span(factors.b)));
+  }
+  return hash.digits();
 }
 
 void LoraAdapter::add_to(Role role, std::int32_t layer, std::int64_t first, std::int64_t count,

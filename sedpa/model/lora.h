@@ -35,6 +35,8 @@ class LoraAdapter {
               std::int64_t cols, float* rows) const;
 
   [[nodiscard]] const std::string& path() const { return file_.path(); }
+  /// 16 hexadecimal digits over the factors and the scale.
+  [[nodiscard]] std::string fingerprint() const;
   /// What the adapter says of the positions it was trained on.
   [[nodiscard]] std::optional<std::int64_t> context_length() const { return context_length_; }
   [[nodiscard]] std::optional<double> rope_base() const { return rope_base_; }

@@ -35,6 +35,15 @@ struct Model {
 
   std::int64_t parameters = 0;   // numbers really stored
   std::size_t weight_bytes = 0;  // allocated, each weight once
+
+  /// Bytes of weights that one decode step reads: all of them, but of an untied embedding one row.
+  [[nodiscard]] std::size_t decode_weight_bytes() const {
+    const bool tied = output.a.storage == embedding.storage && !embedding.bands.empty() &&
+                      output.a.bands.front().data == embedding.bands.front().data;
+    return tied ? weight_bytes
+                : weight_bytes - embedding.bytes +
+                      embedding.bytes / static_cast<std::size_t>(embedding.rows);
+  }
 };
 
 /// What loading would store: the same walk over the places as load_model, without reading a weight.

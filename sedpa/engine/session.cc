@@ -1,0 +1,162 @@
+#include "sedpa/engine/session.h"
+
+#include <algorithm>
+
+#include "sedpa/core/fail.h"
+#include "sedpa/engine/engine.h"
+
+namespace sedpa {
+namespace {
+
+// Checks what the constructor's members are built from.
+SessionOptions checked(SessionOptions options, const ModelConfig& config) {
+  if (options.context < 1) fail("context is {} tokens, expected at least 1", options.context);
+  if (options.context > (std::int64_t{1} << 30)) {
+    fail("context is {} tokens, expected at most {}", options.context, std::int64_t{1} << 30);
+  }
+  if (options.chunk < 1) fail("chunk is {} tokens, expected at least 1", options.chunk);
+  options.chunk = std::min(options.chunk, options.context);
+  options.logit_rows = std::clamp<std::int64_t>(options.logit_rows, 1, options.chunk);
+  if (static_cast<std::int64_t>(options.heads.layers.size()) != config.layers) {
+    fail("head plan is for {} layers, but the model has {}", options.heads.layers.size(),
+         config.layers);
+  }
+  return options;
+}
+
+std::array<Buffer, kHeadClasses> allocate_arenas(Engine& engine, const SessionOptions& options) {
+  const KvGeometry geometry = kv_geometry(engine.config(), options);
+  std::array<Buffer, kHeadClasses> arenas;
+  for (int i = 0; i < kHeadClasses; ++i) {
+    arenas[i] = engine.ops().allocate(geometry.arena_bytes(i));
+  }
+  return arenas;
+}
+
+}  // namespace
+
+OpsPlan ops_plan(const ModelConfig& config, const SessionOptions& options) {
+  const std::int64_t query_cols = std::int64_t{config.query_heads} * config.head_dim;
+  return {.attention = config.attention(),
+          .rope = config.rope(),
+          .max_tokens = options.chunk,
+          .max_context = options.context,
+          .max_cols = std::max<std::int64_t>({config.width, config.mlp_width, query_cols}),
+          .max_rank = 0,
+          .heads = &options.heads};
+}
+
+KvGeometry kv_geometry(const ModelConfig& config, const SessionOptions& options) {
+  return {.plan = options.heads,
+          .context = options.context,
+          .head_dim = config.head_dim,
+          .dtype = options.kv};
+}
+
+Session::Session(Engine& engine, SessionOptions options)
+    : engine_(engine),
+      options_(checked(std::move(options), engine.config())),
+      arenas_(allocate_arenas(engine, options_)),
+      cache_(kv_geometry(engine.config(), options_),
+             {arenas_[kRetrieval].data, arenas_[kStreaming].data}),
+      activations_(
+          Activations::make(engine.config(), options_.chunk, options_.logit_rows, engine.ops())) {
+  const OpsPlan plan = ops_plan(engine.config(), options_);
+  engine.ops().reserve(plan);
+  reserved_bytes_ = engine.ops().scratch_bytes(plan);
+  logits_.resize(static_cast<std::size_t>(options_.logit_rows * engine.config().vocab_size));
+}
+
+void Session::check(std::span<const std::int32_t> tokens) const {
+  if (tokens.empty()) fail("there are no tokens to read, expected at least 1");
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  if (count > options_.context - length()) {
+    fail("{} tokens do not fit: {} of the context's {} are taken; use a larger --context", count,
+         length(), options_.context);
+  }
+  const std::int32_t vocabulary = engine_.config().vocab_size;
+  for (const std::int32_t token : tokens) {
+    if (token < 0 || token >= vocabulary) {
+      fail("token id {} is outside the vocabulary of {}", token, vocabulary);
+    }
+  }
+}
+
+void Session::pass(std::span<const std::int32_t> chunk, std::int64_t logit_rows) {
+  Ops& ops = engine_.ops();
+  const StepKey key{.tokens = static_cast<std::int64_t>(chunk.size()), .logit_rows = logit_rows};
+  ops.begin_step({.tokens = chunk, .past = length()}, cache_);
+  ops.run(key, [&] { forward(ops, engine_.model(), cache_, activations_, key, observer_); });
+  cache_.advance(key.tokens);
+  tokens_.insert(tokens_.end(), chunk.begin(), chunk.end());
+  last_rows_ = logit_rows;
+  if (logit_rows > 0) ops.read(activations_.logits.range(0, logit_rows), logits_.data());
+}
+
+std::span<const float> Session::append(std::span<const std::int32_t> tokens,
+                                       const std::function<void(std::int64_t)>& progress) {
+  check(tokens);
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  for (std::int64_t done = 0; done < count;) {
+    const std::int64_t size = std::min(options_.chunk, count - done);
+    const bool last = done + size == count;
+    pass(tokens.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(size)),
+         last ? 1 : 0);
+    done += size;
+    if (progress) progress(done);
+  }
+  return logits();
+}
+
+void Session::evaluate(std::span<const std::int32_t> tokens,
+                       const std::function<void(std::int64_t, std::span<const float>)>& take) {
+  check(tokens);
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  const auto vocabulary = static_cast<std::size_t>(engine_.config().vocab_size);
+  for (std::int64_t done = 0; done < count;) {
+    const std::int64_t size = std::min(options_.logit_rows, count - done);
+    pass(tokens.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(size)), size);
+    take(done, std::span(logits_).first(static_cast<std::size_t>(size) * vocabulary));
+    done += size;
+  }
+}
+
+void Session::clear() {
+  cache_.clear();
+  tokens_.clear();
+  last_rows_ = 0;
+}
+
+void Session::restore(std::span<const std::int32_t> tokens, std::span<const float> logits) {
+  clear();
+  check(tokens);
+  if (logits.size() != static_cast<std::size_t>(engine_.config().vocab_size)) {
+    fail("{} logits were saved, but the vocabulary has {} tokens", logits.size(),
+         engine_.config().vocab_size);
+  }
+  cache_.restore(static_cast<std::int64_t>(tokens.size()));
+  tokens_.assign(tokens.begin(), tokens.end());
+  std::copy(logits.begin(), logits.end(), logits_.begin());
+  last_rows_ = 1;
+}
+
+std::span<const float> Session::logits() const {
+  if (last_rows_ == 0) return {};
+  const auto vocabulary = static_cast<std::size_t>(engine_.config().vocab_size);
+  return std::span(logits_).subspan((static_cast<std::size_t>(last_rows_) - 1) * vocabulary,
+                                    vocabulary);
+}
+
+std::size_t Session::kv_bytes() const {
+  return arenas_[kRetrieval].bytes + arenas_[kStreaming].bytes;
+}
+
+std::size_t Session::scratch_bytes() const {
+  return activations_.buffer.bytes + reserved_bytes_ + logits_.size() * sizeof(float);
+}
+
+std::size_t Session::decode_bytes() const {
+  return engine_.model().decode_weight_bytes() + cache_.geometry().read_bytes(length());
+}
+
+}  // namespace sedpa

@@ -1,0 +1,89 @@
+#pragma once
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "sedpa/attention/head_plan.h"
+#include "sedpa/attention/kv_cache.h"
+#include "sedpa/core/dtype.h"
+#include "sedpa/model/activations.h"
+#include "sedpa/model/forward.h"
+#include "sedpa/ops/ops.h"
+
+namespace sedpa {
+
+class Engine;
+
+struct SessionOptions {
+  std::int64_t context = 0;  // tokens that the cache can hold, >= 1
+  HeadPlan heads;            // Engine::full_plan(), or HeadPlan::from_gates
+  KvDtype kv = KvDtype::f16;
+  std::int64_t chunk = 512;     // tokens of one prefill pass, >= 1
+  std::int64_t logit_rows = 1;  // rows of one pass that can get logits, 1 to chunk
+};
+
+/// One sequence: its KV cache, its buffers, and the passes over it. The engine must be loaded and
+/// outlive it. Sessions of one engine may alternate, but not run at once.
+class Session {
+ public:
+  Session(Engine& engine, SessionOptions options);
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// Appends tokens, chunk by chunk, and returns the logits [vocab_size] of the last one: valid
+  /// until the next call. `progress(done)` is called after each chunk. Throws Error when there are
+  /// none, when an id is outside the vocabulary, or when they do not fit the context.
+  std::span<const float> append(std::span<const std::int32_t> tokens,
+                                const std::function<void(std::int64_t done)>& progress = {});
+
+  /// Appends tokens and gives the logits of each: `take(first, logits)` gets rows
+  /// [n, vocab_size] for tokens [first, first + n) of the call, in order.
+  void evaluate(std::span<const std::int32_t> tokens,
+                const std::function<void(std::int64_t first, std::span<const float> logits)>& take);
+
+  /// Lets `observer` see every layer's attention in later passes; empty: nobody.
+  void observe(AttentionObserver observer) { observer_ = std::move(observer); }
+
+  /// Forgets all tokens; memory stays.
+  void clear();
+  /// Takes up `tokens` whose keys and values have been copied into the cache's arenas, and the
+  /// logits that the last of them gave.
+  void restore(std::span<const std::int32_t> tokens, std::span<const float> logits);
+
+  [[nodiscard]] std::int64_t length() const { return cache_.length(); }
+  [[nodiscard]] const SessionOptions& options() const { return options_; }
+  [[nodiscard]] const std::vector<std::int32_t>& tokens() const { return tokens_; }
+  /// Logits [vocab_size] of the last token; empty before the first.
+  [[nodiscard]] std::span<const float> logits() const;
+  [[nodiscard]] const KvCache& cache() const { return cache_; }
+  [[nodiscard]] Engine& engine() const { return engine_; }
+  /// Allocated, not planned.
+  [[nodiscard]] std::size_t kv_bytes() const;
+  [[nodiscard]] std::size_t scratch_bytes() const;
+  /// Bytes that one decode step must read now: weights once, keys and values in sight once.
+  [[nodiscard]] std::size_t decode_bytes() const;
+
+ private:
+  void check(std::span<const std::int32_t> tokens) const;
+  // One pass over a chunk.
+  void pass(std::span<const std::int32_t> chunk, std::int64_t logit_rows);
+
+  Engine& engine_;
+  SessionOptions options_;
+  std::array<Buffer, kHeadClasses> arenas_;
+  KvCache cache_;
+  Activations activations_;
+  std::size_t reserved_bytes_ = 0;
+  AttentionObserver observer_;
+  std::vector<std::int32_t> tokens_;  // [length]
+  std::vector<float> logits_;         // [logit_rows, vocab_size]
+  std::int64_t last_rows_ = 0;        // rows of logits_ that the last pass gave
+};
+
+/// What Ops::reserve needs to know for a session.
+[[nodiscard]] OpsPlan ops_plan(const ModelConfig& config, const SessionOptions& options);
+[[nodiscard]] KvGeometry kv_geometry(const ModelConfig& config, const SessionOptions& options);
+
+}  // namespace sedpa
