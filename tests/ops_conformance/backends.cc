@@ -1,0 +1,49 @@
+#include "tests/ops_conformance/backends.h"
+
+#include <fmt/format.h>
+
+#include "sedpa/backend/cpu/cpu_ops.h"
+
+namespace sedpa::conformance {
+namespace {
+
+bool is_plain(Dtype dtype) { return block_size(dtype) == 1; }
+
+void add_cpu(std::vector<Backend>& list) {
+  for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
+    if (isa > best_isa()) continue;
+    // One thread, two, three: an instruction set has no say in how work is split, so each can
+    // stand for a thread count too.
+    const int threads = 1 + static_cast<int>(isa);
+    const bool has_bf16 = isa == Isa::avx512;
+    for (Compute compute : {Compute::fast, Compute::f32}) {
+      const bool fast = compute == Compute::fast;
+      Backend backend;
+      backend.name = fmt::format("cpu {} {} {} threads", name(isa), fast ? "fast" : "f32", threads);
+      backend.make = [=] {
+        return make_cpu_ops({.threads = threads, .compute = compute, .any_isa = false, .isa = isa});
+      };
+      backend.linear_rounding = [=](Dtype weights) {
+        if (!fast) return Rounding::none;
+        if (weights == Dtype::bf16) return has_bf16 ? Rounding::bf16 : Rounding::none;
+        return is_plain(weights) ? Rounding::none : Rounding::int8;
+      };
+      backend.attention_rounding = fast && has_bf16 ? Rounding::bf16 : Rounding::none;
+      backend.rounds_k_scales = fast;
+      list.push_back(std::move(backend));
+    }
+  }
+}
+
+}  // namespace
+
+const std::vector<Backend>& backends() {
+  static const std::vector<Backend> list = [] {
+    std::vector<Backend> all;
+    add_cpu(all);
+    return all;
+  }();
+  return list;
+}
+
+}  // namespace sedpa::conformance

@@ -1,0 +1,34 @@
+#pragma once
+// THE list of backends that the op table runs on. A new machine joins with one entry here.
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sedpa/ops/ops.h"
+
+namespace sedpa::conformance {
+
+/// What a backend may do to an activation before it multiplies. The bounds follow from it.
+enum class Rounding : std::uint8_t {
+  none,  // used as the f32 number it is
+  bf16,  // rounded to bfloat16
+  int8,  // rounded to multiples of max|x| / 127 of its block of 32 columns
+};
+
+struct Backend {
+  std::string name;
+  std::function<std::unique_ptr<Ops>()> make;
+  /// Activations of a linear whose weights are stored like this.
+  std::function<Rounding(Dtype weights)> linear_rounding;
+  /// Queries, keys, softmax weights and values inside attention: none or bf16.
+  Rounding attention_rounding = Rounding::none;
+  /// Scales and mins of the sub-blocks of q4_k, q5_k and q6_k, products of two stored numbers, may
+  /// be rounded to f16.
+  bool rounds_k_scales = false;
+};
+
+/// Every backend that can run on this machine.
+[[nodiscard]] const std::vector<Backend>& backends();
+
+}  // namespace sedpa::conformance
