@@ -17,26 +17,41 @@ struct SlotWrite {
 };
 
 /// Which position each slot of a window class holds: the same for all layers and heads of the
-/// class. Sinks stand in slots [0, sink). The others share a pool of middle + recent slots: a new
-/// token takes a slot whose position no later query can see, survivors never move. With middle = 0
-/// that is the ring slot = sink + (position - sink) mod recent.
+/// class. Sinks stand in slots [0, sink). The others share a pool of middle + recent slots, and the
+/// state is what storing one token after the other gives, so it depends on the length alone:
+///   1. token p takes the pool slot that has been free longest (at first: the lowest);
+///   2. the slots of positions that no query after p can see fall free: the position that leaves
+///      the recent window, unless the middle sample of query p + 1 has it, and when the sample's
+///      stride grows, all that it drops, in slot order.
+/// Survivors never move, and a slot is always free in time: before token p come at most
+/// recent - 1 recent positions and `middle` sampled ones. With middle = 0 this is the ring
+/// slot = sink + (position - sink) mod recent.
 class WindowSlots {
  public:
   /// `capacity` = HeadClass::capacity(context): a context shorter than the window needs fewer.
   WindowSlots(HeadClass head_class, std::int64_t capacity);
 
-  /// Position held by each slot, -1 where empty. [capacity]
+  /// Position held by each slot, -1 where no later query can see what is there. [capacity]
   [[nodiscard]] std::span<const std::int32_t> positions() const { return positions_; }
   /// Where a chunk of `tokens` rows that starts at position `past` goes: only rows that some later
-  /// query can see are written, each slot once. Appends to `writes`; changes nothing.
+  /// query can see are written, each slot once. Appends to `writes`; changes nothing. `past` is
+  /// what has been committed. O(capacity + tokens).
   void plan(std::int64_t past, std::int64_t tokens, std::vector<SlotWrite>& writes) const;
   /// Takes over what `plan` for the same arguments said.
   void commit(std::int64_t past, std::int64_t tokens);
   void clear();
 
  private:
+  void store(std::int64_t p);
+  void release(std::int64_t slot);
+
   HeadClass head_class_;
-  std::vector<std::int32_t> positions_;
+  std::int64_t stride_ = 1;              // of the middle sample for the next query
+  std::vector<std::int32_t> positions_;  // [capacity]
+  std::vector<std::int32_t> free_;       // [pool], a queue: slots by the time they fell free
+  std::int64_t free_begin_ = 0;          // index of the queue's head
+  std::int64_t free_count_ = 0;
+  std::vector<std::int32_t> recent_slot_;  // [pool or recent], slot of position p at p mod size
 };
 
 /// The sizes that fix a cache: the planned bytes are the allocated bytes.
