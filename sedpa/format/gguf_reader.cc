@@ -44,8 +44,8 @@ class Cursor {
   /// A count of things that take at least `each` bytes.
   std::size_t check_count(std::uint64_t count, std::uint64_t each, std::string_view what) const {
     if (count > remaining() / each) {
-      fail("{}: {} {}, but only {} bytes are left at byte {}", path_, count, what, remaining(),
-           position_);
+      fail("{}: truncated: {} {} cannot fit in the {} bytes left at byte {}", path_, count, what,
+           remaining(), position_);
     }
     return static_cast<std::size_t>(count);
   }

@@ -1,0 +1,86 @@
+#pragma once
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sedpa/core/error.h"
+
+namespace sedpa::test {
+
+/// A directory of its own for each test, gone at its end.
+class TempDir {
+ public:
+  TempDir() {
+    static std::atomic<int> counter{0};
+    path_ = std::filesystem::temp_directory_path() /
+            ("sedpa-format-" + std::to_string(::getpid()) + "-" + std::to_string(counter++));
+    std::filesystem::create_directories(path_);
+  }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+  ~TempDir() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+
+  [[nodiscard]] std::string path() const { return path_.string(); }
+  [[nodiscard]] std::string operator/(std::string_view name) const {
+    return (path_ / name).string();
+  }
+
+  /// Writes a file into the directory and returns its path.
+  std::string put(std::string_view name, std::span<const std::byte> bytes) const {
+    const std::string path = *this / name;
+    std::ofstream file(path, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+    return path;
+  }
+  std::string put(std::string_view name, std::string_view text) const {
+    return put(name, std::as_bytes(std::span(text)));
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+inline std::string data_path(std::string_view name) {
+  return std::string(SEDPA_SOURCE_DIR "/tests/data/format/") + std::string(name);
+}
+
+inline std::vector<std::byte> read_bytes(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const auto bytes = std::as_bytes(std::span(text));
+  return {bytes.begin(), bytes.end()};
+}
+
+/// Expects `action` to throw Error with a one-line message that holds every one of `parts`.
+template <class Action>
+void expect_error(Action&& action, std::initializer_list<std::string_view> parts) {
+  try {
+    action();
+  } catch (const Error& error) {
+    const std::string_view message = error.what();
+    EXPECT_EQ(message.find('\n'), std::string_view::npos) << message;
+    for (const std::string_view part : parts) {
+      EXPECT_NE(message.find(part), std::string_view::npos)
+          << "the message is: " << message << "\n  it lacks: " << part;
+    }
+    return;
+  }
+  std::string wanted;
+  for (const std::string_view part : parts) wanted += " \"" + std::string(part) + '"';
+  ADD_FAILURE() << "no error, expected one with" << wanted;
+}
+
+}  // namespace sedpa::test
