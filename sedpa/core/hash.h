@@ -16,6 +16,7 @@ class Hash {
     for (const std::byte b : bytes) state_ = (state_ ^ std::to_integer<std::uint64_t>(b)) * kPrime;
   }
   void add(std::string_view text) { add(std::as_bytes(std::span(text.data(), text.size()))); }
+  [[nodiscard]] std::uint64_t value() const { return state_; }
   /// 16 hexadecimal digits.
   [[nodiscard]] std::string digits() const { return fmt::format("{:016x}", state_); }
 
