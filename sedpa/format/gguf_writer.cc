@@ -247,7 +247,7 @@ void GgufWriter::emit(const Sink& sink) const {
     header.number(offset);
     offset += round_up(tensor.bytes, alignment);
   }
-  header.pad_to(alignment);
+  if (!tensors_.empty()) header.pad_to(alignment);  // a vocabulary alone has no data to align
   sink(header.bytes());
 
   for (const Tensor& tensor : tensors_) {

@@ -10,8 +10,7 @@
 namespace sedpa {
 namespace {
 
-constexpr int kBlock = 32;        // numbers in a block of the simple types
-constexpr int kSuperBlock = 256;  // numbers in a block of the k types
+constexpr int kBlock = 32;  // numbers in a block of the simple types; the k types have 256
 
 std::uint8_t byte_at(const std::byte* data, int i) { return static_cast<std::uint8_t>(data[i]); }
 

@@ -84,7 +84,7 @@ TEST(HostileGguf, CountsBeyondTheFile) {
   expect_refused(Bytes(huge, 0), {"1152921504606846976 tensors", "bytes left"});
   expect_refused(Bytes(0, huge), {"1152921504606846976 metadata entries", "bytes left"});
   expect_refused(Bytes(~0ull, ~0ull), {"bad.gguf"});
-  expect_refused(Bytes(0, 1).u64(huge).data(0), {"metadata key", "needs 1152921504606846976"});
+  expect_refused(Bytes(0, 1).u64(huge).u64(0), {"metadata key", "needs 1152921504606846976"});
   expect_refused(Bytes(0, 1).u64(~0ull).u64(0), {"metadata key"});
   for (const std::uint32_t element : {0u, 1u, 4u, 7u, 8u, 10u, 12u}) {
     for (const std::uint64_t count : {huge, ~std::uint64_t{0}, std::uint64_t{100}}) {
