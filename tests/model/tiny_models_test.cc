@@ -64,8 +64,12 @@ double largest_difference(const std::vector<float>& a, const std::vector<float>&
 class TinyModels : public testing::TestWithParam<TinyModel> {
  protected:
   void SetUp() override {
-    engine_ = std::make_unique<Engine>(EngineOptions{
-        .model = GetParam().path, .device = "cpu", .threads = 2, .compute = Compute::f32});
+    EngineOptions options;
+    options.model = GetParam().path;
+    options.device = "cpu";
+    options.threads = 2;
+    options.compute = Compute::f32;
+    engine_ = std::make_unique<Engine>(options);
     engine_->load();
   }
 
