@@ -46,6 +46,8 @@ struct AttentionCase {
   }
 };
 
+void PrintTo(const AttentionCase& c, std::ostream* out) { *out << c.name; }
+
 AttentionShape shape_of(const AttentionCase& c) {
   return {.query_heads = c.group * c.kv_heads,
           .kv_heads = c.kv_heads,

@@ -12,7 +12,7 @@ double square(double x) { return x * x; }
 
 double bf16_radius(double x) {
   const auto value = static_cast<float>(x);
-  return bf16_to_f32(f32_to_bf16(value)) == value ? 0 : 0x1p-9 * std::abs(x);
+  return bf16_to_f32(f32_to_bf16(value)) == value ? 0 : kBf16Unit * std::abs(x);
 }
 
 /// sum_k |w_k x_k|
@@ -125,14 +125,15 @@ double norm_bound(std::int64_t width) {
 // sum_j p_j ds_j (v_j - o) to first order. Of a score: the rounding of q and k, the f32 sum over
 // head_dim, a few units of its own size (scaling, subtracting the largest) and exp to 4 ulp. Then
 // the weights and values may be rounded to bf16, and both sums over the n keys, of p and of p v,
-// grow like f32 sums. The factor on the first part covers second order: ds stays below 0.1.
+// grow like f32 sums. Weights below the normal f32 numbers may vanish. The factor on the first part
+// covers second order: ds stays below 0.1.
 std::vector<double> attention_bound(Rounding rounding, std::span<const double> query, double scale,
                                     const reference::HeadHistory& history,
                                     std::span<const std::int64_t> positions,
                                     std::span<const double> weights, std::span<const double> out) {
   const std::size_t dim = query.size();
   const auto query_radius = rounding_radius(rounding, query);
-  const double weight_radius = rounding == Rounding::bf16 ? 0x1p-9 : 0;
+  const double weight_radius = rounding == Rounding::bf16 ? kBf16Unit : 0;
   const double growth = f32_growth(static_cast<double>(positions.size()));
   double largest = 0;  // score
   std::vector<double> score_bound(positions.size());
@@ -162,16 +163,18 @@ std::vector<double> attention_bound(Rounding rounding, std::span<const double> q
     double from_scores = 0;
     double absolute = 0;
     double moves = 0;
+    double vanished = 0;
     for (std::size_t i = 0; i < positions.size(); ++i) {
       const double value = history.values[positions[i]][d];
       const double value_radius = rounding == Rounding::bf16 ? bf16_radius(value) : 0;
       from_scores += weights[i] * score_bound[i] * std::abs(value - out[d]);
       absolute += weights[i] * std::abs(value);
+      vanished += kSmallest * std::abs(value);
       // A lone key has weight 1, which rounds to itself.
       if (positions.size() > 1) moves += square(weights[i] * weight_radius * value);
       moves += square(weights[i] * value_radius);
     }
-    bound[d] = 1.1 * from_scores + 2 * growth * absolute + kLambda * std::sqrt(moves);
+    bound[d] = 1.1 * from_scores + 2 * growth * absolute + vanished + kLambda * std::sqrt(moves);
   }
   return bound;
 }
@@ -191,7 +194,7 @@ std::vector<double> kv_bound(KvDtype dtype, std::span<const double> row) {
           bound[i] = std::max(0x1p-11 * std::abs(row[i]), 0x1p-25);
           break;
         case KvDtype::bf16:
-          bound[i] = 0x1p-9 * std::abs(row[i]);
+          bound[i] = kBf16Unit * std::abs(row[i]);
           break;
         case KvDtype::q8:
           // Half a step, and the scale rounded to f16 (2^-11 of it, times the code).

@@ -10,7 +10,7 @@
 // analysis, theorem 2.8). With kLambda = 7 that fails for one number in 10^10; the table looks at
 // about 10^7. The smaller of the two holds.
 //
-// Rounding activations: a number x rounded to bf16 moves by at most 2^-9 |x|, one rounded to a grid
+// Rounding activations: a number x rounded to bf16 moves by at most 2^-8 |x|, one rounded to a grid
 // of step d by d / 2, independently with zero mean. By Hoeffding's inequality a sum of w_k x_k then
 // moves by more than kLambda sqrt(sum (w_k r_k)^2), r_k the largest move of x_k, with the same
 // small probability. Numbers that stand on the grid already do not move (r_k = 0): inputs made of
@@ -26,6 +26,8 @@
 namespace sedpa::conformance {
 
 inline constexpr double kUnit = 0x1p-24;  // of f32
+inline constexpr double kBf16Unit = 0x1p-8;
+inline constexpr double kSmallest = 0x1p-126;  // normal f32 number
 inline constexpr double kLambda = 7;
 
 /// Error of an f32 sum of n products, relative to the sum of their absolute values; a few single
