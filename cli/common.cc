@@ -249,21 +249,23 @@ std::string read_text(const std::string& path) {
 }
 
 nlohmann::ordered_json run_fields(const Engine& engine, const PlannedHeads& heads,
-                                  const SessionOptions& session) {
-  const MemoryPlan plan = engine.plan(session);
-  nlohmann::ordered_json fields = {{"model", engine.model_path()},
-                                   {"device", engine.device()},
-                                   {"threads", engine.threads()},
-                                   {"sparsity", heads.sparsity},
-                                   {"sink", nullptr},
-                                   {"recent", nullptr},
-                                   {"retrieval_window", nullptr},
-                                   {"kv_dtype", std::string(name(session.kv))},
-                                   {"context", session.context},
-                                   {"weight_bytes", plan.weight_bytes},
-                                   {"kv_bytes", plan.kv_bytes},
-                                   {"scratch_bytes", plan.scratch_bytes},
-                                   {"planned_bytes", plan.total()}};
+                                  const SessionOptions& options, const Session* session) {
+  const MemoryPlan plan = engine.plan(options);
+  nlohmann::ordered_json fields = {
+      {"model", engine.model_path()},
+      {"device", engine.device()},
+      {"threads", engine.threads()},
+      {"sparsity", heads.sparsity},
+      {"sink", nullptr},
+      {"recent", nullptr},
+      {"retrieval_window", nullptr},
+      {"kv_dtype", std::string(name(options.kv))},
+      {"context", options.context},
+      {"planned_bytes", plan.total()},
+      {"planned_kv_bytes", plan.kv_bytes},
+      {"weight_bytes", engine.loaded() ? engine.model().weight_bytes : plan.weight_bytes},
+      {"kv_bytes", session != nullptr ? session->kv_bytes() : plan.kv_bytes},
+      {"scratch_bytes", session != nullptr ? session->scratch_bytes() : plan.scratch_bytes}};
   if (heads.streams()) {
     fields["sink"] = heads.streaming.sink;
     fields["recent"] = heads.streaming.recent;
@@ -273,6 +275,10 @@ nlohmann::ordered_json run_fields(const Engine& engine, const PlannedHeads& head
                                   heads.retrieval.recent};
   }
   return fields;
+}
+
+nlohmann::ordered_json measured(double value) {
+  return value > 0 ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
 }
 
 void print_json(const nlohmann::ordered_json& object) {

@@ -96,9 +96,13 @@ void load(Engine& engine, const SessionOptions& session);
 // -------------------------------------------------------------------------------------
 
 /// The fields that every report starts with: model, device, threads, sparsity, sink, recent,
-/// retrieval_window, kv_dtype, context and the bytes allocated.
+/// retrieval_window, kv_dtype, context, the planned bytes, and weight_bytes, kv_bytes and
+/// scratch_bytes: what the session has allocated, or would.
 [[nodiscard]] nlohmann::ordered_json run_fields(const Engine& engine, const PlannedHeads& heads,
-                                                const SessionOptions& session);
+                                                const SessionOptions& options,
+                                                const Session* session = nullptr);
+/// The number, or null where nothing was measured (0).
+[[nodiscard]] nlohmann::ordered_json measured(double value);
 /// One object, one line, on stdout. Bytes that are not UTF-8 become U+FFFD.
 void print_json(const nlohmann::ordered_json& object);
 /// Text on stdout, at once. Throws Error when it cannot be written.

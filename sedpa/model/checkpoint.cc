@@ -57,6 +57,10 @@ Checkpoint Checkpoint::open(const std::string& path) {
     checkpoint.directory_ = path;
   } else {
     checkpoint.gguf_ = GgufFile::open(path);
+    if (checkpoint.gguf_->tensors().empty()) {
+      fail("{}: holds no tensors, only metadata; a file that is only a vocabulary serves tokenize",
+           path);
+    }
     checkpoint.config_ = config_from_gguf(*checkpoint.gguf_);
   }
   return checkpoint;
@@ -64,11 +68,6 @@ Checkpoint Checkpoint::open(const std::string& path) {
 
 std::uint64_t Checkpoint::file_bytes() const {
   return gguf_ ? gguf_->file_bytes() : safetensors_->file_bytes();
-}
-
-std::int64_t Checkpoint::tensor_count() const {
-  return static_cast<std::int64_t>(gguf_ ? gguf_->tensors().size()
-                                         : safetensors_->tensors().size());
 }
 
 std::string Checkpoint::tensor_name(Role role, std::int32_t layer, bool bias) const {
@@ -118,7 +117,7 @@ std::string Checkpoint::fingerprint() const {
                        c.query_heads, c.kv_heads, c.head_dim, c.mlp_width, c.vocab_size,
                        c.rope_base, static_cast<int>(c.rope_scaling.method)));
   constexpr std::size_t kSample = 64;  // bytes from the start and the middle of every tensor
-  for (const TensorInfo& tensor : gguf_ ? gguf_->tensors() : safetensors_->tensors()) {
+  for (const TensorInfo& tensor : tensors()) {
     hash.add(tensor.name);
     hash.add(name(tensor.dtype));
     const std::size_t count = std::min(kSample, tensor.data.size());

@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "sedpa/format/gguf.h"
 #include "sedpa/format/safetensors.h"
@@ -42,7 +43,9 @@ class Checkpoint {
   [[nodiscard]] std::uint64_t file_bytes() const;
   /// "gguf" or "safetensors".
   [[nodiscard]] const char* format() const { return gguf_ ? "gguf" : "safetensors"; }
-  [[nodiscard]] std::int64_t tensor_count() const;
+  [[nodiscard]] const std::vector<TensorInfo>& tensors() const {
+    return gguf_ ? gguf_->tensors() : safetensors_->tensors();
+  }
 
   /// The tensor in a place, or null; `layer` is ignored outside layers.
   [[nodiscard]] const TensorInfo* find(Role role, std::int32_t layer) const;
