@@ -8,10 +8,10 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
 #include <cstdio>
 #include <system_error>
 
+#include "cli/validators.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/core/log.h"
 #include "sedpa/core/memory.h"
@@ -31,30 +31,6 @@ volatile sig_atomic_t interrupt_seen = 0;
 extern "C" void on_interrupt(int) { interrupt_seen = 1; }
 
 void print_note(const std::string& note) { fmt::print(stderr, "note: {}\n", note); }
-
-// CLI::Range lets NaN through.
-CLI::Validator share() {
-  return CLI::Validator(
-      [](std::string& text) {
-        double value = 0;
-        if (CLI::detail::lexical_cast(text, value) && value >= 0 && value <= 1)
-          return std::string();
-        return fmt::format("'{}' is not a number from 0 to 1", text);
-      },
-      "0..1");
-}
-
-CLI::Validator positive_number() {
-  return CLI::Validator(
-      [](std::string& text) {
-        double value = 0;
-        if (CLI::detail::lexical_cast(text, value) && value > 0 && std::isfinite(value)) {
-          return std::string();
-        }
-        return fmt::format("'{}' is not a number above 0", text);
-      },
-      "F");
-}
 
 }  // namespace
 

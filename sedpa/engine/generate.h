@@ -16,9 +16,9 @@ namespace sedpa {
 
 struct GenerateOptions {
   std::int64_t max_tokens = 256;  // >= 0; 0 only reads the prompt
-  SamplerOptions sampler;
-  std::vector<std::string> stops;  // texts that end the answer and are not part of it
-  bool ignore_end_tokens = false;  // go on after the model's end tokens
+  SamplerOptions sampler = {};
+  std::vector<std::string> stops = {};  // texts that end the answer and are not part of it
+  bool ignore_end_tokens = false;       // go on after the model's end tokens
 };
 
 enum class StopReason : std::uint8_t {
