@@ -1,0 +1,13 @@
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+// The subcommands of `sedpa eval`.
+namespace sedpa::cli {
+
+void add_eval_perplexity(CLI::App& eval);
+void add_eval_passkey(CLI::App& eval);
+
+}  // namespace sedpa::cli
