@@ -116,6 +116,12 @@ const Model& Engine::model() const {
   return *model_;
 }
 
+void Engine::reserve_for(const Session& session) {
+  if (reserved_for_ == session.id()) return;
+  ops_->reserve(ops_plan(config(), session.options()));
+  reserved_for_ = session.id();
+}
+
 HeadClass Engine::native_class() const {
   return config().sliding_window ? HeadClass::window(0, 0, *config().sliding_window) : HeadClass{};
 }

@@ -68,6 +68,8 @@ class Engine {
   /// Loads the weights; the second call does nothing.
   void load(const Progress& progress = {});
   [[nodiscard]] const Model& model() const;
+  /// Makes room in the backend for a session's passes, unless it had the last one.
+  void reserve_for(const Session& session);
   [[nodiscard]] bool loaded() const { return model_.has_value(); }
 
   /// All KV heads full, or windows where the model itself has a sliding window.
@@ -87,6 +89,7 @@ class Engine {
   WeightPlan weight_plan_;
   mutable std::optional<Tokenizer> tokenizer_;
   std::optional<Model> model_;
+  std::uint64_t reserved_for_ = 0;  // Session::id of the session that the backend has room for
 };
 
 }  // namespace sedpa

@@ -1,12 +1,18 @@
 #include "sedpa/engine/session.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "sedpa/core/fail.h"
 #include "sedpa/engine/engine.h"
 
 namespace sedpa {
 namespace {
+
+std::uint64_t next_id() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
 
 // Checks what the constructor's members are built from.
 SessionOptions checked(SessionOptions options, const ModelConfig& config) {
@@ -55,15 +61,15 @@ KvGeometry kv_geometry(const ModelConfig& config, const SessionOptions& options)
 
 Session::Session(Engine& engine, SessionOptions options)
     : engine_(engine),
+      id_(next_id()),
       options_(checked(std::move(options), engine.config())),
       arenas_(allocate_arenas(engine, options_)),
       cache_(kv_geometry(engine.config(), options_),
              {arenas_[kRetrieval].data, arenas_[kStreaming].data}),
       activations_(
           Activations::make(engine.config(), options_.chunk, options_.logit_rows, engine.ops())) {
-  const OpsPlan plan = ops_plan(engine.config(), options_);
-  engine.ops().reserve(plan);
-  reserved_bytes_ = engine.ops().scratch_bytes(plan);
+  reserved_bytes_ = engine.ops().scratch_bytes(ops_plan(engine.config(), options_));
+  engine.reserve_for(*this);
   logits_.resize(static_cast<std::size_t>(options_.logit_rows * engine.config().vocab_size));
 }
 
@@ -83,6 +89,7 @@ void Session::check(std::span<const std::int32_t> tokens) const {
 }
 
 void Session::pass(std::span<const std::int32_t> chunk, std::int64_t logit_rows) {
+  engine_.reserve_for(*this);
   Ops& ops = engine_.ops();
   const StepKey key{.tokens = static_cast<std::int64_t>(chunk.size()), .logit_rows = logit_rows};
   ops.begin_step({.tokens = chunk, .past = length()}, cache_);

@@ -58,6 +58,8 @@ class Session {
   /// Logits [vocab_size] of the last token; empty before the first.
   [[nodiscard]] std::span<const float> logits() const;
   [[nodiscard]] const KvCache& cache() const { return cache_; }
+  /// No two sessions of a process have the same.
+  [[nodiscard]] std::uint64_t id() const { return id_; }
   [[nodiscard]] Engine& engine() const { return engine_; }
   /// Allocated, not planned.
   [[nodiscard]] std::size_t kv_bytes() const;
@@ -71,6 +73,7 @@ class Session {
   void pass(std::span<const std::int32_t> chunk, std::int64_t logit_rows);
 
   Engine& engine_;
+  std::uint64_t id_;
   SessionOptions options_;
   std::array<Buffer, kHeadClasses> arenas_;
   KvCache cache_;
