@@ -17,6 +17,7 @@ install(DIRECTORY sedpa DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
 install(FILES sedpa/backend/cpu/cpu_ops.h
   DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sedpa/backend/cpu)
 install(DIRECTORY attn_patterns DESTINATION ${CMAKE_INSTALL_DATADIR}/sedpa)
+install(FILES data/war_and_peace.txt data/README.md DESTINATION ${CMAKE_INSTALL_DATADIR}/sedpa/data)
 install(FILES data/war_and_peace.txt DESTINATION ${CMAKE_INSTALL_DATADIR}/sedpa/data)
 install(FILES LICENSE NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
