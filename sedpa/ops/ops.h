@@ -48,7 +48,7 @@ struct OpsPlan {
 
 class Ops {
  public:
-  virtual ~Ops() = default;
+  virtual ~Ops();
 
   // --- Memory -------------------------------------------------------------------------------
   /// Zero-filled memory of this backend.

@@ -21,10 +21,10 @@
 
 namespace sedpa::cpu::SEDPA_ISA {
 
-/// How many panels a product of tiles of T tokens takes at once: what the registers hold, and
-/// enough chains of additions to hide their latency when T is small.
+/// How many panels of plain numbers a product of tiles of T tokens takes at once: what the
+/// registers hold, and enough chains of additions to hide their latency when T is small.
 template <int T>
-inline constexpr int kPanelsAtOnce = kAccumulators / T >= 4 ? 4 : (kAccumulators / T >= 2 ? 2 : 1);
+inline constexpr int kPlainAtOnce = kAccumulators / T >= 4 ? 4 : (kAccumulators / T >= 2 ? 2 : 1);
 
 template <int T, int P>
 using Accumulators = F32x16[P][T];
@@ -46,7 +46,8 @@ SEDPA_INLINE void add_outer_product(Accumulators<T, P>& acc, const F32x16 (&w)[P
 }
 
 struct F32Panel {
-  static constexpr std::int64_t bytes(std::int64_t cols) { return cols * 64; }
+  template <int T>
+  static constexpr int kPanelsAtOnce = kPlainAtOnce<T>;
 
   /// panels: the first of P, `stride` bytes from one to the next.
   template <int T, int P>
@@ -63,7 +64,8 @@ struct F32Panel {
 };
 
 struct F16Panel {
-  static constexpr std::int64_t bytes(std::int64_t cols) { return cols * 32; }
+  template <int T>
+  static constexpr int kPanelsAtOnce = kPlainAtOnce<T>;
 
   template <int T, int P>
   SEDPA_INLINE static void accumulate(const std::byte* panels, std::int64_t stride,
@@ -79,7 +81,8 @@ struct F16Panel {
 };
 
 struct Bf16Panel {
-  static constexpr std::int64_t bytes(std::int64_t cols) { return cols * 32; }
+  template <int T>
+  static constexpr int kPanelsAtOnce = kPlainAtOnce<T>;
 
   template <int T, int P>
   SEDPA_INLINE static void accumulate(const std::byte* panels, std::int64_t stride,

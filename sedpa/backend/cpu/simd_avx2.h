@@ -225,6 +225,11 @@ SEDPA_INLINE void store_i8(void* to, I32x16 a) {
   _mm_storeu_si128(static_cast<__m128i_u*>(to), bytes);
 }
 
+SEDPA_INLINE I32x16 load_ints(const void* from) {
+  const auto* p = static_cast<const __m256i_u*>(from);
+  return {_mm256_loadu_si256(p), _mm256_loadu_si256(p + 1)};
+}
+
 // --- Bytes ------------------------------------------------------------------------------------
 SEDPA_INLINE U8x64 load_bytes(const void* from) {
   const auto* p = static_cast<const std::byte*>(from);

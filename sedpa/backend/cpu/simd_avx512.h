@@ -134,6 +134,8 @@ SEDPA_INLINE void store_i8(void* to, I32x16 a) {
   _mm_storeu_si128(static_cast<__m128i_u*>(to), _mm512_cvtepi32_epi8(a.v));
 }
 
+SEDPA_INLINE I32x16 load_ints(const void* from) { return {_mm512_loadu_si512(from)}; }
+
 // --- Bytes ------------------------------------------------------------------------------------
 SEDPA_INLINE U8x64 load_bytes(const void* from) { return {_mm512_loadu_si512(from)}; }
 SEDPA_INLINE U8x64 operator&(U8x64 a, U8x64 b) { return {_mm512_and_si512(a.v, b.v)}; }

@@ -193,6 +193,8 @@ SEDPA_INLINE void store_bf16_partial(void* to, F32x16 a, std::int64_t count) {
 SEDPA_INLINE void store_bf16(void* to, F32x16 a) { store_bf16_partial(to, a, 16); }
 
 // --- Ints -------------------------------------------------------------------------------------
+/// Sums wrap around, as vectors do.
+SEDPA_INLINE std::int32_t wrap(std::uint32_t x) { return static_cast<std::int32_t>(x); }
 SEDPA_INLINE I32x16 broadcast_int(std::int32_t x) {
   I32x16 r;
   SEDPA_LANES r.v[i] = x;
@@ -200,11 +202,13 @@ SEDPA_INLINE I32x16 broadcast_int(std::int32_t x) {
 }
 SEDPA_INLINE I32x16 zero_int() { return broadcast_int(0); }
 SEDPA_INLINE I32x16 operator+(I32x16 a, I32x16 b) {
-  SEDPA_LANES a.v[i] += b.v[i];
+  SEDPA_LANES a.v[i] =
+      wrap(static_cast<std::uint32_t>(a.v[i]) + static_cast<std::uint32_t>(b.v[i]));
   return a;
 }
 SEDPA_INLINE I32x16 operator-(I32x16 a, I32x16 b) {
-  SEDPA_LANES a.v[i] -= b.v[i];
+  SEDPA_LANES a.v[i] =
+      wrap(static_cast<std::uint32_t>(a.v[i]) - static_cast<std::uint32_t>(b.v[i]));
   return a;
 }
 template <int kBits>
@@ -228,14 +232,20 @@ SEDPA_INLINE I32x16 to_int(F32x16 a) {
   return r;
 }
 SEDPA_INLINE std::int32_t reduce_sum(I32x16 a) {
-  std::int32_t sum = 0;
-  SEDPA_LANES sum += a.v[i];
-  return sum;
+  std::uint32_t sum = 0;
+  SEDPA_LANES sum += static_cast<std::uint32_t>(a.v[i]);
+  return wrap(sum);
 }
 SEDPA_INLINE void store_i8(void* to, I32x16 a) {
   std::int8_t bytes[16];
   SEDPA_LANES bytes[i] = static_cast<std::int8_t>(a.v[i]);
   std::memcpy(to, bytes, sizeof bytes);
+}
+
+SEDPA_INLINE I32x16 load_ints(const void* from) {
+  I32x16 r;
+  std::memcpy(r.v, from, sizeof r.v);
+  return r;
 }
 
 // --- Bytes ------------------------------------------------------------------------------------

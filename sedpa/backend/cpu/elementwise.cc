@@ -1,0 +1,116 @@
+#include "sedpa/backend/cpu/elementwise.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "sedpa/backend/cpu/weights.h"
+#include "sedpa/core/checked.h"
+#include "sedpa/core/fail.h"
+
+namespace sedpa::cpu {
+namespace {
+
+/// Numbers that are worth waking another thread for.
+constexpr std::int64_t kNumbersAPiece = 8192;
+
+/// body(row) for all rows, several at a time on each thread.
+template <class Body>
+void for_rows(ThreadPool& pool, std::int64_t rows, std::int64_t cols, const Body& body) {
+  const std::int64_t rows_a_piece =
+      std::max<std::int64_t>(1, kNumbersAPiece / std::max<std::int64_t>(1, cols));
+  pool.for_each(ceil_div(rows, rows_a_piece), [&](std::int64_t piece, int) {
+    const std::int64_t end = std::min(rows, (piece + 1) * rows_a_piece);
+    for (std::int64_t row = piece * rows_a_piece; row < end; ++row) body(row);
+  });
+}
+
+std::int64_t rope_pairs(const OpsPlan& plan) { return plan.rope.dim / 2; }
+
+}  // namespace
+
+std::size_t ElementwiseRunner::scratch_bytes(const OpsPlan& plan) {
+  return static_cast<std::size_t>(plan.max_tokens * (2 * rope_pairs(plan) + 1)) * 4;
+}
+
+void ElementwiseRunner::reserve(const OpsPlan& plan) {
+  if (plan.rope.dim % 2 != 0 || plan.rope.dim < 0 || plan.rope.dim > plan.attention.head_dim ||
+      static_cast<std::int64_t>(plan.rope.inverse_frequency.size()) != rope_pairs(plan)) {
+    fail("RoPE of {} numbers with {} frequencies does not fit heads of {}", plan.rope.dim,
+         plan.rope.inverse_frequency.size(), plan.attention.head_dim);
+  }
+  scratch_ = Pages();
+  scratch_ = Pages(scratch_bytes(plan));
+  rope_ = plan.rope;
+  attention_ = plan.attention;
+  max_tokens_ = plan.max_tokens;
+  tokens_count_ = 0;
+  cos_ = reinterpret_cast<float*>(scratch_.data());
+  sin_ = cos_ + max_tokens_ * rope_pairs(plan);
+  tokens_ = reinterpret_cast<std::int32_t*>(sin_ + max_tokens_ * rope_pairs(plan));
+}
+
+void ElementwiseRunner::begin_step(const Step& step) {
+  const auto count = static_cast<std::int64_t>(step.tokens.size());
+  if (count > max_tokens_) fail("a step of {} tokens exceeds the planned {}", count, max_tokens_);
+  tokens_count_ = count;
+  std::copy(step.tokens.begin(), step.tokens.end(), tokens_);
+  const std::int64_t pairs = rope_.dim / 2;
+  // A sine costs as much as some tens of the numbers that for_rows counts.
+  for_rows(pool_, count, pairs * 32, [&](std::int64_t row) {
+    const auto position = static_cast<double>(step.past + row);
+    for (std::int64_t i = 0; i < pairs; ++i) {
+      const double angle = position * rope_.inverse_frequency[static_cast<std::size_t>(i)];
+      cos_[row * pairs + i] = static_cast<float>(std::cos(angle) * rope_.magnitude);
+      sin_[row * pairs + i] = static_cast<float>(std::sin(angle) * rope_.magnitude);
+    }
+  });
+}
+
+void ElementwiseRunner::embed(const Weight& table, Rows out) {
+  if (out.rows != tokens_count_ || out.cols != table.cols) {
+    fail("embed was asked for [{}, {}], the step has [{}, {}]", out.rows, out.cols, tokens_count_,
+         table.cols);
+  }
+  // Threads must not throw: bad ids are found before.
+  for (std::int64_t row = 0; row < out.rows; ++row) {
+    if (tokens_[row] < 0 || tokens_[row] >= table.rows) {
+      fail("token {} is not in the vocabulary of {}", tokens_[row], table.rows);
+    }
+  }
+  for_rows(pool_, out.rows, out.cols * 4,
+           [&](std::int64_t row) { read_row(table, tokens_[row], out.row(row)); });
+}
+
+void ElementwiseRunner::rms_norm(Rows x, const Vector& weight, float eps, Rows out) {
+  for_rows(pool_, x.rows, x.cols, [&](std::int64_t row) {
+    kernels_.rms_norm(x.row(row), weight.data, weight.size, eps, out.row(row));
+  });
+}
+
+void ElementwiseRunner::head_norm(Rows x, const Vector& weight, float eps, Rows out) {
+  for_rows(pool_, x.rows, x.cols, [&](std::int64_t row) {
+    for (std::int64_t at = 0; at + weight.size <= x.cols; at += weight.size) {
+      kernels_.rms_norm(x.row(row) + at, weight.data, weight.size, eps, out.row(row) + at);
+    }
+  });
+}
+
+void ElementwiseRunner::rope(Rows qkv) {
+  const std::int64_t pairs = rope_.dim / 2;
+  const std::int64_t heads = attention_.query_heads + attention_.kv_heads;
+  const auto rotate =
+      rope_.style == RopeStyle::neighbours ? kernels_.rotate_neighbours : kernels_.rotate_halves;
+  for_rows(pool_, qkv.rows, attention_.value_begin(), [&](std::int64_t row) {
+    for (std::int64_t head = 0; head < heads; ++head) {
+      rotate(qkv.row(row) + head * attention_.head_dim, cos_ + row * pairs, sin_ + row * pairs,
+             pairs);
+    }
+  });
+}
+
+void ElementwiseRunner::swiglu(Rows gate_up, Rows out) {
+  for_rows(pool_, out.rows, out.cols * 2,
+           [&](std::int64_t row) { kernels_.swiglu(gate_up.row(row), out.cols, out.row(row)); });
+}
+
+}  // namespace sedpa::cpu

@@ -1,0 +1,45 @@
+# Kernel sources are compiled once for each instruction set that the compiler knows: one module
+# each, the same sources, other flags, another namespace (see simd.h).
+#   sedpa_cpu_kernels(SOURCES a.cc b.cc)
+# defines the modules cpu_kernels_baseline, cpu_kernels_avx2 and cpu_kernels_avx512 and puts the
+# names of those that exist in SEDPA_CPU_KERNELS.
+include(CheckCXXCompilerFlag)
+
+set(SEDPA_AVX2_FLAGS -mavx2 -mfma -mf16c)
+set(SEDPA_AVX512_FLAGS ${SEDPA_AVX2_FLAGS} -mavx512f -mavx512bw -mavx512dq -mavx512vl
+  -mavx512vnni -mavx512bf16 -mprefer-vector-width=512)
+
+function(sedpa_cpu_kernels)
+  cmake_parse_arguments(ARG "" "" "SOURCES" ${ARGN})
+  set(names baseline)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    check_cxx_compiler_flag("-mavx2 -mfma -mf16c" SEDPA_COMPILER_HAS_AVX2)
+    check_cxx_compiler_flag("-mavx512f -mavx512vnni -mavx512bf16" SEDPA_COMPILER_HAS_AVX512)
+    if(SEDPA_COMPILER_HAS_AVX2)
+      list(APPEND names avx2)
+    endif()
+    if(SEDPA_COMPILER_HAS_AVX512)
+      list(APPEND names avx512)
+    endif()
+  endif()
+
+  set(levels_baseline 0)
+  set(levels_avx2 1)
+  set(levels_avx512 2)
+  set(flags_baseline "")
+  set(flags_avx2 ${SEDPA_AVX2_FLAGS})
+  set(flags_avx512 ${SEDPA_AVX512_FLAGS})
+  set(modules "")
+  foreach(isa IN LISTS names)
+    sedpa_module(cpu_kernels_${isa} SOURCES ${ARG_SOURCES} USES core)
+    target_compile_definitions(sedpa_cpu_kernels_${isa} PRIVATE
+      SEDPA_ISA=${isa} SEDPA_ISA_LEVEL=${levels_${isa}})
+    target_compile_options(sedpa_cpu_kernels_${isa} PRIVATE ${flags_${isa}}
+      # Debug builds too: without inlining each vector would be a call.
+      $<$<NOT:$<CONFIG:Release>>:-O2>
+      # GCC 12 takes its own intrinsics' undefined operands for mistakes of ours (GCC bug 105593).
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized;-Wno-maybe-uninitialized>)
+    list(APPEND modules cpu_kernels_${isa})
+  endforeach()
+  set(SEDPA_CPU_KERNELS ${modules} PARENT_SCOPE)
+endfunction()

@@ -1,0 +1,79 @@
+// Loops that do nothing but read, or nothing but multiply: what the machine can give at best.
+#include "sedpa/backend/cpu/kernels_table.h"
+#include "sedpa/backend/cpu/simd.h"
+
+namespace sedpa::cpu::SEDPA_ISA {
+namespace {
+
+std::uint64_t read_all(const std::byte* data, std::size_t bytes) {
+  constexpr int kChains = 4;
+  I32x16 sums[kChains];
+  SEDPA_UNROLL for (int c = 0; c < kChains; ++c) sums[c] = zero_int();
+  for (std::size_t at = 0; at + 256 <= bytes; at += 256) {
+    prefetch(data + at + 4096);
+    SEDPA_UNROLL for (int c = 0; c < kChains; ++c) {
+      sums[c] = sums[c] + load_ints(data + at + static_cast<std::size_t>(64 * c));
+    }
+  }
+  return static_cast<std::uint64_t>(
+      static_cast<std::uint32_t>(reduce_sum(sums[0] + sums[1] + sums[2] + sums[3])));
+}
+
+// Chains of additions: enough of them to hide the latency of one.
+constexpr int kChains = kAccumulators < 4 ? kAccumulators : (kAccumulators < 16 ? 5 : 16);
+
+/// Makes the compiler believe that a value is read, so that the work for it stays.
+template <class T>
+SEDPA_INLINE void keep(const T& value) {
+  asm volatile("" : : "m"(value) : "memory");
+}
+
+double f32_rounds(std::int64_t rounds) {
+  F32x16 acc[kChains];
+  SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = zero();
+  const F32x16 a = broadcast(1.0f);
+  const F32x16 b = broadcast(0x1p-30f);
+  for (std::int64_t i = 0; i < rounds; ++i) {
+    SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = fma(a, b, acc[c]);
+  }
+  keep(acc);
+  return static_cast<double>(rounds) * kChains * 16 * 2;
+}
+
+double int8_rounds(std::int64_t rounds) {
+  I32x16 acc[kChains];
+  SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = zero_int();
+  const U8x64 codes = broadcast_byte(1);
+  const std::int8_t x[4] = {0, 0, 0, 0};
+  for (std::int64_t i = 0; i < rounds; ++i) {
+    SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = dot4(acc[c], codes, x);
+  }
+  keep(acc);
+  return static_cast<double>(rounds) * kChains * 64 * 2;
+}
+
+double bf16_rounds(std::int64_t rounds) {
+#if SEDPA_ISA_LEVEL == 2
+  F32x16 acc[kChains];
+  SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = zero();
+  const Bf16x32 a = make_pairs(broadcast(1.0f), broadcast(0x1p-30f));
+  for (std::int64_t i = 0; i < rounds; ++i) {
+    SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = dot2(acc[c], a, a);
+  }
+  keep(acc);
+  return static_cast<double>(rounds) * kChains * 32 * 2;
+#else
+  return f32_rounds(rounds);
+#endif
+}
+
+}  // namespace
+
+void fill_ceilings(Kernels& table) {
+  table.read_all = read_all;
+  table.int8_rounds = int8_rounds;
+  table.bf16_rounds = bf16_rounds;
+  table.f32_rounds = f32_rounds;
+}
+
+}  // namespace sedpa::cpu::SEDPA_ISA
