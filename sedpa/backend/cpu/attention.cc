@@ -1,0 +1,559 @@
+#include "sedpa/backend/cpu/attention.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <numbers>
+#include <vector>
+
+#include "sedpa/attention/online_softmax.h"
+#include "sedpa/attention/visible_keys.h"
+#include "sedpa/attention/work_list.h"
+#include "sedpa/backend/cpu/attention_kernels.h"
+#include "sedpa/backend/cpu/attention_scratch.h"
+#include "sedpa/backend/cpu/kernels.h"
+#include "sedpa/core/checked.h"
+#include "sedpa/core/fail.h"
+#include "sedpa/core/memory.h"
+
+namespace sedpa {
+namespace cpu {
+
+// Defined by the compilations of attention_kernels_rows.cc that this program has.
+namespace baseline {
+const AttentionKernels& attention_table();
+}
+namespace avx2 {
+const AttentionKernels& attention_table();
+}
+namespace avx512 {
+const AttentionKernels& attention_table();
+}
+
+const AttentionKernels& attention_kernels(Isa isa) {
+  (void)kernels(isa);  // throws when this machine or program does not have them
+  switch (isa) {
+    case Isa::avx512:
+#if defined(SEDPA_HAVE_AVX512)
+      return avx512::attention_table();
+#endif
+    case Isa::avx2:
+#if defined(SEDPA_HAVE_AVX2)
+      return avx2::attention_table();
+#endif
+    case Isa::baseline:
+      break;
+  }
+  return baseline::attention_table();
+}
+
+}  // namespace cpu
+
+namespace {
+
+using cpu::AttentionScratch;
+using cpu::kDirectKeys;
+using cpu::kGroupRows;
+using cpu::kKeyTile;
+using cpu::ThreadScratch;
+
+// One token's query rows go the direct way up to this many of them; a tile wastes fewer lanes then.
+constexpr std::int64_t kMostDirectRows = 8;
+constexpr std::int64_t kDirectGrain = 32;  // keys; cuts of key ranges
+constexpr std::int64_t kTileGrain = 64;
+// Rows of the chunk that one thread encodes at a time, and below which one thread does all.
+constexpr std::int64_t kEncodeRows = 32;
+constexpr std::int64_t kSmallEncode = 64;
+
+// A head class in the step at hand.
+struct StepClass {
+  HeadClass kept;
+  VisibleKeys stored;  // of the cache, before the chunk
+  std::vector<std::int32_t>
+      slots;                      // [stored.count()], by rank; empty for a full class: slot = rank
+  std::vector<SlotWrite> writes;  // where commit stores; empty for a full class: past + row
+};
+
+// Keys and values of one KV head: in the cache, and the chunk's own.
+struct HeadSource {
+  const KvBlock* block = nullptr;
+  std::int32_t head = 0;                  // in the block
+  const std::byte* own_keys = nullptr;    // [tokens, row_bytes]
+  const std::byte* own_values = nullptr;  // [tokens, row_bytes]
+};
+
+}  // namespace
+
+struct CpuAttention::State {
+  State(ThreadPool& pool_of_ops, Isa isa, Compute how)
+      : pool(pool_of_ops), kernels(cpu::attention_kernels(isa)), compute(how) {}
+
+  ThreadPool& pool;
+  const cpu::AttentionKernels& kernels;
+  Compute compute;
+
+  // The plan.
+  AttentionShape shape;
+  std::int64_t max_tokens = 0;
+  std::int64_t max_context = 0;
+  AttentionScratch scratch;
+  Pages memory;
+  std::unique_ptr<std::atomic<std::int32_t>[]> arrived;  // [merges], parts done of each
+
+  // The step.
+  std::int64_t past = 0;
+  std::int64_t tokens = 0;
+  KvDtype dtype = KvDtype::f16;
+  std::int64_t row_bytes = 0;
+  bool direct = false;
+  StepClass classes[kHeadClasses];
+  std::vector<WorkList> lists;  // [kv_heads + 1], by the layer's number of retrieval heads
+  std::vector<bool> listed;     // [kv_heads + 1]
+
+  // The operation.
+  Rows qkv;
+  Rows out;
+  const KvLayer* layer = nullptr;
+  const WorkList* list = nullptr;
+
+  void make_lists(const HeadPlan& plan);
+  template <class Body>
+  void for_rows(std::int64_t rows, std::int64_t heads, const Body& body);
+  void encode_own();
+  void run_piece(const WorkPiece& piece, int thread);
+  void run_tile(const WorkPiece& piece, const HeadSource& source, const ThreadScratch& room);
+  void run_direct(const WorkPiece& piece, const HeadSource& source, const ThreadScratch& room);
+  void finish_merge(const WorkMerge& merge);
+  [[nodiscard]] HeadSource source_of(const WorkPiece& piece) const;
+  void find_groups(const WorkPiece& piece, const VisibleKeys& keys, std::int64_t first_rank,
+                   int count, int rows, const ThreadScratch& room) const;
+
+  [[nodiscard]] std::int32_t kv_head(const WorkPiece& piece) const {
+    return layer->heads->heads(piece.head_class)[piece.head];
+  }
+  [[nodiscard]] float* out_row(std::int32_t head, std::int64_t token, std::int64_t g) const {
+    return out.row(token) + (std::int64_t{head} * shape.group() + g) * shape.head_dim;
+  }
+};
+
+// --- Life and plan
+// --------------------------------------------------------------------------------
+
+CpuAttention::CpuAttention(ThreadPool& pool, Isa isa, Compute compute)
+    : state_(std::make_unique<State>(pool, isa, compute)) {}
+
+CpuAttention::~CpuAttention() = default;
+
+std::size_t CpuAttention::scratch_bytes(const OpsPlan& plan, int threads, Compute /*compute*/) {
+  return AttentionScratch(plan.attention, plan.max_tokens, threads).bytes;
+}
+
+void CpuAttention::reserve(const OpsPlan& plan) {
+  State& s = *state_;
+  s.shape = plan.attention;
+  s.max_tokens = plan.max_tokens;
+  s.max_context = plan.max_context;
+  s.scratch = AttentionScratch(plan.attention, plan.max_tokens, s.pool.size());
+  s.memory = Pages();  // give the old ones back first
+  s.memory = Pages(s.scratch.bytes);
+  s.arrived = std::make_unique<std::atomic<std::int32_t>[]>(
+      static_cast<std::size_t>(max_partials(s.pool.size())));
+  s.lists.assign(s.shape.kv_heads + 1, {});
+  s.tokens = 0;
+}
+
+// --- A step
+// ---------------------------------------------------------------------------------------
+
+void CpuAttention::begin_step(const Step& step, const KvCache& cache) {
+  State& s = *state_;
+  const KvGeometry& geometry = cache.geometry();
+  const auto tokens = static_cast<std::int64_t>(step.tokens.size());
+  if (tokens < 1 || tokens > s.max_tokens || step.past < 0 || step.past > s.max_context - tokens) {
+    fail("attention step of {} tokens after {}: reserved for {} tokens in a context of {}", tokens,
+         step.past, s.max_tokens, s.max_context);
+  }
+  if (cache.length() != step.past) {
+    fail("attention step begins at {}: the KV cache holds {} tokens", step.past, cache.length());
+  }
+  if (geometry.head_dim != s.shape.head_dim) {
+    fail("KV cache has head size {}: reserved for {}", geometry.head_dim, s.shape.head_dim);
+  }
+  s.past = step.past;
+  s.tokens = tokens;
+  s.dtype = geometry.dtype;
+  s.row_bytes = kv_row_bytes(geometry.dtype, geometry.head_dim);
+  s.direct = tokens == 1 && s.shape.group() <= kMostDirectRows;
+
+  for (int head_class = 0; head_class < kHeadClasses; ++head_class) {
+    StepClass& of = s.classes[head_class];
+    of.kept = geometry.plan.classes[head_class];
+    of.stored = stored_keys(of.kept, step.past);
+    of.slots.clear();
+    of.writes.clear();
+    if (of.kept.full) {
+      if (tokens > geometry.context - step.past) {
+        fail("KV cache holds {} of {} tokens: no room for {} more", step.past, geometry.context,
+             tokens);
+      }
+      continue;
+    }
+    of.writes = cache.plan_commit(head_class, tokens);
+    of.slots.resize(of.stored.count());
+    const std::span<const std::int32_t> positions = cache.positions(head_class);
+    for (std::size_t slot = 0; slot < positions.size(); ++slot) {
+      if (positions[slot] >= 0) {
+        of.slots[of.stored.rank(positions[slot])] = static_cast<std::int32_t>(slot);
+      }
+    }
+  }
+  s.make_lists(geometry.plan);
+}
+
+void CpuAttention::State::make_lists(const HeadPlan& plan) {
+  HeadClass kept[kHeadClasses];
+  for (int head_class = 0; head_class < kHeadClasses; ++head_class) {
+    kept[head_class] = classes[head_class].kept;
+  }
+  listed.assign(shape.kv_heads + 1, false);
+  for (const LayerHeads& heads : plan.layers) {
+    if (static_cast<std::int32_t>(heads.order.size()) != shape.kv_heads) {
+      fail("head plan has a layer of {} KV heads: reserved for {}", heads.order.size(),
+           shape.kv_heads);
+    }
+    if (listed[heads.retrieval]) continue;
+    listed[heads.retrieval] = true;
+    make_work_list({.classes = kept,
+                    .heads = {heads.count(kRetrieval), heads.count(kStreaming)},
+                    .group = shape.group(),
+                    .past = past,
+                    .tokens = tokens,
+                    .tile_tokens = cpu::tile_tokens(shape),
+                    .key_grain = direct ? kDirectGrain : kTileGrain,
+                    .threads = pool.size()},
+                   lists[heads.retrieval]);
+  }
+}
+
+// --- Attention
+// ------------------------------------------------------------------------------------
+
+void CpuAttention::attention(Rows qkv, const KvLayer& layer, Rows out) {
+  State& s = *state_;
+  s.qkv = qkv;
+  s.out = out;
+  s.layer = &layer;
+  s.list = &s.lists[layer.heads->retrieval];
+  s.encode_own();
+  for (std::size_t i = 0; i < s.list->merges.size(); ++i) {
+    s.arrived[i].store(0, std::memory_order_relaxed);
+  }
+  s.pool.for_each(static_cast<std::int64_t>(s.list->tasks.size()),
+                  [&s](std::int64_t index, int thread) {
+                    const WorkTask& task = s.list->tasks[index];
+                    for (std::int32_t i = 0; i < task.pieces; ++i) {
+                      s.run_piece(s.list->pieces[task.first_piece + i], thread);
+                    }
+                  });
+}
+
+// Calls body(head, first row, rows) for all rows of all heads; small work stays on one thread.
+template <class Body>
+void CpuAttention::State::for_rows(std::int64_t rows, std::int64_t heads, const Body& body) {
+  if (rows * heads <= kSmallEncode) {
+    for (std::int64_t head = 0; head < heads; ++head) body(head, std::int64_t{0}, rows);
+    return;
+  }
+  const std::int64_t blocks = ceil_div(rows, kEncodeRows);
+  pool.for_each(blocks * heads, [&](std::int64_t index, int) {
+    const std::int64_t first = index % blocks * kEncodeRows;
+    body(index / blocks, first, std::min(kEncodeRows, rows - first));
+  });
+}
+
+// The chunk's own keys and values as the cache would hold them: a query must see the same numbers
+// whether its neighbours came in the same chunk or in an earlier one.
+void CpuAttention::State::encode_own() {
+  for_rows(tokens, shape.kv_heads, [&](std::int64_t head, std::int64_t first, std::int64_t rows) {
+    const std::int64_t at = head * shape.head_dim;
+    for (std::int64_t row = first; row < first + rows; ++row) {
+      const std::int64_t to = (head * tokens + row) * row_bytes;
+      kernels.encode(dtype, qkv.row(row) + shape.key_begin() + at, shape.head_dim,
+                     memory.data() + scratch.own_keys + to);
+      kernels.encode(dtype, qkv.row(row) + shape.value_begin() + at, shape.head_dim,
+                     memory.data() + scratch.own_values + to);
+    }
+  });
+}
+
+HeadSource CpuAttention::State::source_of(const WorkPiece& piece) const {
+  const std::int64_t own = kv_head(piece) * tokens * row_bytes;
+  return {.block = &layer->blocks[piece.head_class],
+          .head = piece.head,
+          .own_keys = memory.data() + scratch.own_keys + own,
+          .own_values = memory.data() + scratch.own_values + own};
+}
+
+void CpuAttention::State::run_piece(const WorkPiece& piece, int thread) {
+  const ThreadScratch room(scratch, memory.data(), thread);
+  if (direct)
+    run_direct(piece, source_of(piece), room);
+  else
+    run_tile(piece, source_of(piece), room);
+  if (piece.merge < 0) return;
+  // Whoever brings the last part merges all, in the order of the keys.
+  const WorkMerge& merge = list->merges[piece.merge];
+  if (arrived[piece.merge].fetch_add(1, std::memory_order_acq_rel) + 1 == merge.partials) {
+    finish_merge(merge);
+  }
+}
+
+void CpuAttention::State::finish_merge(const WorkMerge& merge) {
+  const std::int32_t head = layer->heads->heads(merge.head_class)[merge.head];
+  const std::int64_t group = shape.group();
+  for (std::int64_t row = 0; row < merge.tokens * group; ++row) {
+    merge_softmax_parts(
+        merge.partials, shape.head_dim,
+        [&](std::int64_t i) {
+          const cpu::PartialRoom part(scratch, memory.data(), merge.first_partial + i);
+          return SoftmaxPart{part.max[row], part.sum[row], part.out + row * scratch.padded_dim};
+        },
+        out_row(head, merge.first_token + row / group, row % group));
+  }
+}
+
+// --- Decode: the rows of one token
+// ----------------------------------------------------------------
+
+void CpuAttention::State::run_direct(const WorkPiece& piece, const HeadSource& source,
+                                     const ThreadScratch& room) {
+  const auto rows = static_cast<int>(shape.group());
+  const auto dim = static_cast<int>(shape.head_dim);
+  const auto padded = static_cast<int>(scratch.padded_dim);
+  const std::int32_t head = kv_head(piece);
+  const float scale = shape.scale * std::numbers::log2e_v<float>;
+
+  float* queries = reinterpret_cast<float*>(room.queries);
+  const float* from = qkv.row(piece.first_token) + std::int64_t{head} * rows * dim;
+  std::fill(queries, queries + rows * padded, 0.0f);
+  for (int r = 0; r < rows; ++r) {
+    for (int d = 0; d < dim; ++d) queries[r * padded + d] = from[r * dim + d] * scale;
+    room.max[r] = cpu::kNoScore;
+    room.sum[r] = 0.0f;
+  }
+  std::fill(room.out, room.out + rows * padded, 0.0f);
+  const cpu::DirectRows direct_rows = {.rows = rows,
+                                       .dim = dim,
+                                       .padded = padded,
+                                       .queries = queries,
+                                       .max = room.max,
+                                       .sum = room.sum,
+                                       .out = room.out,
+                                       .scores = room.scores};
+
+  // One query sees exactly what is stored, in rank order, and then itself.
+  const StepClass& of = classes[piece.head_class];
+  const std::int64_t stored = of.stored.count();
+  const auto gather = [&](std::int64_t begin, int half) {
+    const auto count = static_cast<int>(std::min<std::int64_t>(kDirectKeys, piece.key_end - begin));
+    const std::byte** key_rows = room.key_rows + half * kDirectKeys;
+    const std::byte** value_rows = room.value_rows + half * kDirectKeys;
+    for (int i = 0; i < count; ++i) {
+      const std::int64_t rank = begin + i;
+      if (rank < stored) {
+        const std::int64_t slot = of.slots.empty() ? rank : of.slots[rank];
+        key_rows[i] = source.block->key(source.head, slot);
+        value_rows[i] = source.block->value(source.head, slot);
+      } else {
+        key_rows[i] = source.own_keys;
+        value_rows[i] = source.own_values;
+      }
+    }
+    return count;
+  };
+  int half = 0;
+  int count = gather(piece.key_begin, half);
+  for (std::int64_t at = piece.key_begin; at < piece.key_end; at += kDirectKeys) {
+    const int next = at + kDirectKeys < piece.key_end ? gather(at + kDirectKeys, 1 - half) : 0;
+    kernels.step_direct(direct_rows, dtype,
+                        {.keys = room.key_rows + half * kDirectKeys,
+                         .values = room.value_rows + half * kDirectKeys,
+                         .count = count,
+                         .next_keys = room.key_rows + (1 - half) * kDirectKeys,
+                         .next_count = next,
+                         .row_bytes = row_bytes});
+    half = 1 - half;
+    count = next;
+  }
+
+  if (piece.partial >= 0) {
+    const cpu::PartialRoom part(scratch, memory.data(), piece.partial);
+    std::copy(room.max, room.max + rows, part.max);
+    std::copy(room.sum, room.sum + rows, part.sum);
+    std::copy(room.out, room.out + rows * padded, part.out);
+    return;
+  }
+  for (int r = 0; r < rows; ++r) {
+    float* to = out_row(head, piece.first_token, r);
+    const float share = 1.0f / room.sum[r];
+    for (int d = 0; d < dim; ++d) to[d] = room.out[r * padded + d] * share;
+  }
+}
+
+// --- Prefill: tiles of query rows
+// -----------------------------------------------------------------
+
+// What each group of 48 query rows sees of `count` keys from rank `first_rank` on, whose positions
+// stand in room.positions.
+void CpuAttention::State::find_groups(const WorkPiece& piece, const VisibleKeys& keys,
+                                      std::int64_t first_rank, int count, int rows,
+                                      const ThreadScratch& room) const {
+  const HeadClass& kept = classes[piece.head_class].kept;
+  const std::int32_t* positions = room.positions;
+  const std::int64_t group = shape.group();
+  for (std::int64_t row = 0; row < rows; row += kGroupRows) {
+    const std::int64_t last_row = std::min<std::int64_t>(row + kGroupRows, rows) - 1;
+    const std::int64_t base = past + piece.first_token;
+    const std::int64_t oldest = base + std::min(row / group, piece.tokens - 1);
+    const std::int64_t youngest = base + std::min(last_row / group, piece.tokens - 1);
+    cpu::GroupKeys& seen = room.groups[row / kGroupRows];
+    seen.begin = 0;
+    // Old keys that have left every row's recent window, unless they are sampled.
+    const bool plain_window = !kept.full && kept.middle == 0 && positions[0] >= kept.sink;
+    if (plain_window) {
+      const auto first = std::lower_bound(
+          positions, positions + count,
+          static_cast<std::int32_t>(std::max<std::int64_t>(0, oldest - kept.recent + 1)));
+      seen.begin = static_cast<int>(first - positions) / 8 * 8;
+    }
+    const auto past_end =
+        std::upper_bound(positions, positions + count, static_cast<std::int32_t>(youngest));
+    const auto end = static_cast<int>(past_end - positions);
+    seen.end = round_up(end, 8);
+    if (seen.begin >= seen.end) continue;
+
+    // Future keys and padding.
+    seen.masked = end < seen.end || positions[end - 1] > oldest;
+    if (kept.full || seen.masked) continue;
+    // The oldest key that is no sink: does the youngest row still see it?
+    const auto no_sink = std::lower_bound(positions + seen.begin, positions + end, kept.sink);
+    if (no_sink == positions + end || youngest - *no_sink < kept.recent) continue;
+    // Unless all such keys are of the sample, and the sample is the same for all rows.
+    const std::int64_t sampled_end = keys.sinks + keys.middle - first_rank;
+    const std::int64_t recent_begin =
+        std::upper_bound(positions, positions + end,
+                         static_cast<std::int32_t>(youngest - kept.recent)) -
+        positions;
+    seen.masked = kept.middle == 0 || recent_begin > sampled_end ||
+                  kept.middle_stride(youngest) != keys.middle_stride;
+  }
+}
+
+void CpuAttention::State::run_tile(const WorkPiece& piece, const HeadSource& source,
+                                   const ThreadScratch& room) {
+  const StepClass& of = classes[piece.head_class];
+  const std::int64_t group = shape.group();
+  const std::int64_t dim = shape.head_dim;
+  const std::int32_t head = kv_head(piece);
+  const std::int64_t real_rows = piece.tokens * group;
+  const auto rows = static_cast<int>(round_up<std::int64_t>(real_rows, 16));
+  const auto how = static_cast<int>(compute);
+
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t token = piece.first_token + std::min(row / group, piece.tokens - 1);
+    room.query_rows[row] =
+        row < real_rows ? qkv.row(token) + (head * group + row % group) * dim : nullptr;
+    room.position[row] = static_cast<std::int32_t>(past + token);
+    room.stride[row] =
+        of.kept.middle > 0 ? static_cast<std::int32_t>(of.kept.middle_stride(past + token)) : 0;
+  }
+  const cpu::QueryTile tile = {.rows = rows,
+                               .dim = static_cast<int>(dim),
+                               .value_dims = static_cast<int>(round_up<std::int64_t>(dim, 8)),
+                               .queries = room.queries,
+                               .out = room.out,
+                               .max = room.max,
+                               .sum = room.sum,
+                               .position = room.position,
+                               .stride = room.stride,
+                               .full = of.kept.full,
+                               .sink = of.kept.sink,
+                               .recent = of.kept.recent,
+                               .keys = room.keys,
+                               .values = room.values,
+                               .scores = room.scores,
+                               .weights = room.weights,
+                               .bias = room.bias};
+  kernels.begin_tile[how](tile, room.query_rows, shape.scale * std::numbers::log2e_v<float>);
+
+  const std::int64_t query = past + piece.first_token;
+  const VisibleKeys keys = visible_keys(of.kept, query, query + piece.tokens - 1);
+  for (std::int64_t at = piece.key_begin; at < piece.key_end; at += kKeyTile) {
+    const auto count = static_cast<int>(std::min<std::int64_t>(kKeyTile, piece.key_end - at));
+    for (int i = 0; i < count; ++i) {
+      const std::int64_t position = keys.position(at + i);
+      room.positions[i] = static_cast<std::int32_t>(position);
+      if (position >= past) {
+        room.key_rows[i] = source.own_keys + (position - past) * row_bytes;
+        room.value_rows[i] = source.own_values + (position - past) * row_bytes;
+      } else {
+        const std::int64_t slot = of.kept.full ? position : of.slots[of.stored.rank(position)];
+        room.key_rows[i] = source.block->key(source.head, slot);
+        room.value_rows[i] = source.block->value(source.head, slot);
+      }
+    }
+    for (int i = count; i < round_up(count, 8); ++i) {
+      room.positions[i] = std::numeric_limits<std::int32_t>::max();
+    }
+    find_groups(piece, keys, at, count, rows, room);
+    kernels.step_tile[how](tile, dtype,
+                           {.keys = room.key_rows,
+                            .values = room.value_rows,
+                            .positions = room.positions,
+                            .count = count,
+                            .groups = room.groups});
+  }
+
+  const bool whole = piece.partial < 0;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    room.out_rows[row] = nullptr;
+    if (row >= real_rows) continue;
+    if (whole) {
+      room.out_rows[row] = out_row(head, piece.first_token + row / group, row % group);
+    } else {
+      const cpu::PartialRoom part(scratch, memory.data(), piece.partial);
+      part.max[row] = room.max[row];
+      part.sum[row] = room.sum[row];
+      room.out_rows[row] = part.out + row * scratch.padded_dim;
+    }
+  }
+  kernels.end_tile(tile, whole, room.out_rows);
+}
+
+// --- Commit
+// ---------------------------------------------------------------------------------------
+
+void CpuAttention::commit(Rows qkv, const KvLayer& layer) {
+  State& s = *state_;
+  for (int head_class = 0; head_class < kHeadClasses; ++head_class) {
+    const KvBlock& block = layer.blocks[head_class];
+    const StepClass& of = s.classes[head_class];
+    const std::span<const std::int32_t> heads = layer.heads->heads(head_class);
+    const bool full = of.kept.full;
+    const std::int64_t rows = full ? s.tokens : static_cast<std::int64_t>(of.writes.size());
+    s.for_rows(rows, block.heads, [&](std::int64_t head, std::int64_t first, std::int64_t count) {
+      const std::int64_t at = std::int64_t{heads[head]} * s.shape.head_dim;
+      for (std::int64_t i = first; i < first + count; ++i) {
+        const std::int64_t row = full ? i : of.writes[i].row;
+        const std::int64_t slot = full ? s.past + i : of.writes[i].slot;
+        s.kernels.encode(s.dtype, qkv.row(row) + s.shape.key_begin() + at, s.shape.head_dim,
+                         block.key(head, slot));
+        s.kernels.encode(s.dtype, qkv.row(row) + s.shape.value_begin() + at, s.shape.head_dim,
+                         block.value(head, slot));
+      }
+    });
+  }
+}
+
+}  // namespace sedpa
