@@ -131,9 +131,8 @@ void merge(Bpe::Room& room, const Find& find) {
   }
 }
 
-bool joins_words(TokenKind kind) {
-  return kind == TokenKind::normal || kind == TokenKind::user_defined || kind == TokenKind::unused;
-}
+/// Special tokens are found before words are cut; inside a word only ordinary ones count.
+bool joins_words(TokenKind kind) { return kind == TokenKind::normal || kind == TokenKind::unused; }
 
 }  // namespace
 
@@ -286,7 +285,7 @@ void Bpe::encode(std::string_view word, const Vocabulary& vocabulary, Room& room
       room.spelt = word;
     }
     const std::int32_t id = vocabulary.find(room.spelt);
-    if (id >= 0) {
+    if (id >= 0 && joins_words(vocabulary.kind(id))) {
       ids.push_back(id);
       return;
     }

@@ -28,11 +28,9 @@ struct TokenizerSpec {
   Normalizer normalizer;
   std::vector<SpecialToken> normalized_always;
   std::vector<SpecialToken> normalized_all;
-  // 3. SentencePiece's space: before the text, and with `always` after special tokens too; after
-  //    user-defined tokens only when `prefix_after_user_defined`. Spaces become visible when
-  //    `metaspace`.
+  // 3. SentencePiece's space, as GGUF files have it: before the text, and after special tokens
+  //    too; then spaces become visible.
   SpacePrefix prefix = SpacePrefix::never;
-  bool prefix_after_user_defined = true;
   bool metaspace = false;
   // 4. Words, 5. merges.
   Pretokenizer pretokenizer;
@@ -41,7 +39,9 @@ struct TokenizerSpec {
   /// Decode takes away the space that a normaliser or pre-tokenizer of tokenizer.json puts before a
   /// text, as `prefix` does for step 3.
   SpacePrefix decode_prefix = SpacePrefix::never;
-  bool decode_prefix_after_user_defined = true;
+  /// User-defined tokens are ordinary text in this: the space may stand inside the first, and none
+  /// is put behind them.
+  bool user_defined_is_text = false;
 
   std::int32_t bos = -1;
   std::int32_t eos = -1;

@@ -4,19 +4,33 @@
 #include <utility>
 
 #include "sedpa/tokenizer/normalizer.h"
+#include "sedpa/tokenizer/regex.h"
+#include "sedpa/tokenizer/utf8.h"
 
 namespace sedpa {
 
 namespace {
 
-bool is_word(char c) {
-  // Bytes beyond ASCII count as letters: nearly all of them are.
-  return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-         (c & 0x80) != 0;
+/// Whether the character at the end or the beginning of `text` is a letter, mark, digit or
+/// connector: \w of Unicode's Technical Standard 18.
+bool word_at(std::string_view text, bool end) {
+  static const Regex kFirst(R"(\A[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}])", "word");
+  std::size_t begin = 0;
+  if (end) {
+    begin = text.size() - std::min<std::size_t>(text.size(), 1);
+    while (begin > 0 && text.size() - begin < 4 && (text[begin] & 0xC0) == 0x80) --begin;
+  }
+  const std::string_view rest = text.substr(begin);
+  if (rest.empty()) return false;
+  const std::size_t length = utf8_character(rest, 0);
+  if (length == 0 || (end && length != rest.size())) return false;
+  Regex::Scratch scratch;
+  Regex::Match match;
+  return kFirst.find(rest.substr(0, length), 0, scratch, match);
 }
 
 bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) {
-  return (begin == 0 || !is_word(text[begin - 1])) && (end == text.size() || !is_word(text[end]));
+  return !word_at(text.substr(0, begin), true) && !word_at(text.substr(end), false);
 }
 
 }  // namespace

@@ -253,12 +253,7 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_spec
       return;
     }
     ids.push_back(fragment.id);
-    const bool user_defined = spec.vocabulary.kind(fragment.id) == TokenKind::user_defined;
-    if (!user_defined || spec.prefix_after_user_defined) {
-      work.prefix_wanted = spec.prefix == SpacePrefix::always;
-    } else {
-      work.prefix_wanted = false;
-    }
+    work.prefix_wanted = spec.prefix == SpacePrefix::always;
   };
 
   std::vector<Fragment> fragments;
@@ -288,13 +283,13 @@ class PrefixRemover {
   PrefixRemover(const TokenizerSpec& spec, bool at_start)
       : spec_(spec), due_(at_start && spec.decode_prefix != SpacePrefix::never) {}
 
-  /// `piece` without it; `special` tokens keep theirs and may make the next one due.
-  std::string_view without(std::string_view piece, std::int32_t id, bool special) {
+  /// `piece` without it. Special tokens keep theirs and may make the next one due.
+  std::string_view without(std::string_view piece, std::int32_t id) {
+    const TokenKind kind = spec_.vocabulary.kind(id);
+    const bool special = kind == TokenKind::control || kind == TokenKind::unknown ||
+                         (kind == TokenKind::user_defined && !spec_.user_defined_is_text);
     if (special) {
-      const bool first = due_ && id == spec_.bos;
-      const bool after = spec_.vocabulary.kind(id) != TokenKind::user_defined ||
-                         spec_.decode_prefix_after_user_defined;
-      due_ = first || (spec_.decode_prefix == SpacePrefix::always && after);
+      due_ = (due_ && id == spec_.bos) || spec_.decode_prefix == SpacePrefix::always;
       return piece;
     }
     if (due_ && piece.starts_with(' ')) piece.remove_prefix(1);
@@ -315,7 +310,7 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool render_spe
   PrefixRemover remover(impl_->spec, true);
   for (const std::int32_t id : ids) {
     impl_->check(id);
-    const std::string_view piece = remover.without(impl_->piece(id), id, impl_->is_special(id));
+    const std::string_view piece = remover.without(impl_->piece(id), id);
     if (render_special || !impl_->is_control(id)) text += piece;
   }
   return text;
@@ -356,7 +351,7 @@ std::string StreamDecoder::push(std::int32_t id) {
   const Tokenizer::Impl& impl = *tokenizer_.impl_;
   impl.check(id);
   PrefixRemover remover(impl.spec, at_start_);
-  const std::string_view piece = remover.without(impl.piece(id), id, impl.is_special(id));
+  const std::string_view piece = remover.without(impl.piece(id), id);
   at_start_ = remover.due();
   if (render_special_ || !impl.is_control(id)) held_ += piece;
   const std::size_t tail = utf8_incomplete_tail(held_);
