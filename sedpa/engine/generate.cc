@@ -128,8 +128,18 @@ StopMatcher::StopMatcher(std::vector<std::string> stops) : stops_(std::move(stop
 std::string StopMatcher::push(std::string_view text) {
   if (stopped_) return {};
   held_ += text;
+  // The stop that is whole first counts, however the text is cut into pieces.
   std::size_t first = std::string::npos;
-  for (const std::string& stop : stops_) first = std::min(first, held_.find(stop));
+  std::size_t end = std::string::npos;
+  for (const std::string& stop : stops_) {
+    const std::size_t found = held_.find(stop);
+    if (found == std::string::npos) continue;
+    const std::size_t found_end = found + stop.size();
+    if (found_end < end || (found_end == end && found < first)) {
+      first = found;
+      end = found_end;
+    }
+  }
   if (first != std::string::npos) {
     stopped_ = true;
     held_.resize(first);
