@@ -1,6 +1,7 @@
 #include "sedpa/format/attention_pattern.h"
 
 #include <fmt/format.h>
+#include <algorithm>
 
 #include <charconv>
 #include <cmath>

@@ -1,5 +1,8 @@
 #include "sedpa/format/attention_pattern.h"
 
+#include <algorithm>
+#include <cctype>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
 

@@ -1,5 +1,7 @@
 // Split files as llama.cpp's gguf-split writes them: parts are numbered from 0 in the metadata and
 // from 1 in the names.
+#include <algorithm>
+
 #include "sedpa/format/gguf.h"
 #include "sedpa/format/gguf_writer.h"
 #include "tests/format/support.h"

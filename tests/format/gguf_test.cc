@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <utility>
 
 #include "sedpa/format/gguf_writer.h"
 #include "tests/format/gguf_layout.h"

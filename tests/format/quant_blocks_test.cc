@@ -3,6 +3,7 @@
 #include "sedpa/format/quant_blocks.h"
 
 #include <cstring>
+#include <limits>
 
 #include "sedpa/format/gguf.h"
 #include "sedpa/format/safetensors.h"

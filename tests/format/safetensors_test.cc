@@ -2,6 +2,7 @@
 // writing is read back, and the bytes of a small file are laid out by hand.
 #include "sedpa/format/safetensors.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "sedpa/format/quant_blocks.h"

@@ -1,6 +1,7 @@
 #pragma once
 #include <gtest/gtest.h>
 #include <unistd.h>
+#include <initializer_list>
 
 #include <atomic>
 #include <cstddef>
