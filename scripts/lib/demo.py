@@ -15,7 +15,9 @@ FACTS = [
     (0.65, "The pass key is 71432. Remember it. 71432 is the pass key.",
      "What is the pass key? The pass key is", ["71432"]),
 ]
-SETTINGS = {"full": "full attention", "half": "half of the KV heads streaming"}
+# Their names in files, and in the table.
+SETTINGS = {"full": "full attention", "half": "half streaming"}
+TITLES = {"full": "full attention", "half": "half of the KV heads streaming"}
 
 
 def count_tokens(tokenize, text):
@@ -119,7 +121,7 @@ def main():
     action.set_defaults(run=compose)
     action = actions.add_parser("title")
     action.add_argument("setting", choices=SETTINGS)
-    action.set_defaults(run=lambda options: print(SETTINGS[options.setting]))
+    action.set_defaults(run=lambda options: print(TITLES[options.setting]))
     action = actions.add_parser("table")
     action.add_argument("--folder", type=pathlib.Path, required=True)
     action.add_argument("--check", action="store_true", help="fail when an answer is wrong")
