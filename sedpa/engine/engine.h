@@ -16,14 +16,14 @@
 namespace sedpa {
 
 struct EngineOptions {
-  std::string model;                        // GGUF file or Hugging Face directory
-  std::vector<LoraRequest> adapters;        // merged in this order
-  std::optional<double> rope_base;          // instead of the file's and the adapters'
-  std::optional<std::string> rope_scaling;  // none, linear:F, yarn:F, instead of the file's
-  std::string device = "auto";              // auto, cpu, cuda, cuda:N
-  int threads = 0;                          // 0: one for each usable processor
+  std::string model = {};                        // GGUF file or Hugging Face directory
+  std::vector<LoraRequest> adapters = {};        // merged in this order
+  std::optional<double> rope_base = {};          // instead of the file's and the adapters'
+  std::optional<std::string> rope_scaling = {};  // none, linear:F, yarn:F, instead of the file's
+  std::string device = "auto";                   // auto, cpu, cuda, cuda:N
+  int threads = 0;                               // 0: one for each usable processor
   Compute compute = Compute::fast;
-  std::optional<std::uint64_t> memory_limit;  // bytes; empty: what the machine has
+  std::optional<std::uint64_t> memory_limit = {};  // bytes; empty: what the machine has
 };
 
 /// Bytes by purpose; planned ones equal allocated ones.

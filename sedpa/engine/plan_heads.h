@@ -11,11 +11,12 @@ class Engine;
 
 /// What a user says about heads; everything empty is plain full attention.
 struct HeadRequest {
-  std::string pattern;                        // directory of an attention pattern; empty: none
-  std::optional<double> sparsity;             // share of KV heads that stream; a pattern alone: 0.5
-  std::optional<std::int32_t> sink;           // of streaming heads, instead of the pattern's
-  std::optional<std::int32_t> recent;         // the same
-  std::optional<HeadClass> retrieval_window;  // what the other heads keep, instead of everything
+  std::string pattern = {};                 // directory of an attention pattern; empty: none
+  std::optional<double> sparsity = {};      // share of KV heads that stream; a pattern alone: 0.5
+  std::optional<std::int32_t> sink = {};    // of streaming heads, instead of the pattern's
+  std::optional<std::int32_t> recent = {};  // the same
+  /// What the other heads keep, instead of everything.
+  std::optional<HeadClass> retrieval_window = {};
 };
 
 /// A head plan and the settings that it came from.
