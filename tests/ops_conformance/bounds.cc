@@ -125,14 +125,21 @@ double norm_bound(std::int64_t width) {
 // sum_j p_j ds_j (v_j - o) to first order. Of a score: the rounding of q and k, the f32 sum over
 // head_dim, a few units of its own size (scaling, subtracting the largest) and exp to 4 ulp. Then
 // the weights and values may be rounded to bf16, and both sums over the n keys, of p and of p v,
-// grow like f32 sums. Weights below the normal f32 numbers may vanish. The factor on the first part
-// covers second order: ds stays below 0.1.
+// grow like f32 sums. Weights below the normal f32 numbers may vanish, and keys that are not
+// visible may keep the smallest of them. The factor on the first part covers second order: ds stays
+// below 0.1.
 std::vector<double> attention_bound(Rounding rounding, std::span<const double> query, double scale,
                                     const reference::HeadHistory& history,
                                     std::span<const std::int64_t> positions,
                                     std::span<const double> weights, std::span<const double> out) {
   const std::size_t dim = query.size();
-  const auto query_radius = rounding_radius(rounding, query);
+  // The scale of the scores may be part of the query before it is rounded, so a query moves even
+  // when bf16 could hold it.
+  std::vector<double> query_radius(dim, 0.0);
+  if (rounding == Rounding::bf16) {
+    std::transform(query.begin(), query.end(), query_radius.begin(),
+                   [](double x) { return kBf16Unit * std::abs(x); });
+  }
   const double weight_radius = rounding == Rounding::bf16 ? kBf16Unit : 0;
   const double growth = f32_growth(static_cast<double>(positions.size()));
   double largest = 0;  // score
@@ -164,12 +171,12 @@ std::vector<double> attention_bound(Rounding rounding, std::span<const double> q
     double absolute = 0;
     double moves = 0;
     double vanished = 0;
+    for (const auto& row : history.values) vanished += kSmallest * std::abs(row[d]);
     for (std::size_t i = 0; i < positions.size(); ++i) {
       const double value = history.values[positions[i]][d];
       const double value_radius = rounding == Rounding::bf16 ? bf16_radius(value) : 0;
       from_scores += weights[i] * score_bound[i] * std::abs(value - out[d]);
       absolute += weights[i] * std::abs(value);
-      vanished += kSmallest * std::abs(value);
       // A lone key has weight 1, which rounds to itself.
       if (positions.size() > 1) moves += square(weights[i] * weight_radius * value);
       moves += square(weights[i] * value_radius);
@@ -201,8 +208,11 @@ std::vector<double> kv_bound(KvDtype dtype, std::span<const double> row) {
           bound[i] = largest / 127 * 0.5 * (1 + 0x1p-10) + 0x1p-11 * std::abs(row[i]);
           break;
         case KvDtype::q4:
-          // Codes run from -8 to 7: 7 steps reach the largest number, whatever its sign.
-          bound[i] = largest / 7 * 0.5 * (1 + 0x1p-10) + 0x1p-11 * std::abs(row[i]);
+          // Codes run from -8 to 7. A symmetric scale puts the largest number at 7 steps; ggml's
+          // puts it at -8, whatever its sign, and cuts numbers of the other sign at 7.
+          bound[i] =
+              std::max(largest / 7 * 0.5, std::abs(row[i]) - largest * 7 / 8) * (1 + 0x1p-10) +
+              0x1p-11 * std::abs(row[i]);
           break;
       }
     }

@@ -114,8 +114,13 @@ Weight make_weight(Ops& ops, const std::vector<StoredMatrix>& bands) {
   }
   Weight weight = ops.make_weight(sources);
   EXPECT_EQ(weight.bytes, bytes) << "allocated and planned";
-  EXPECT_EQ(weight.bands.size(), bands.size());
   EXPECT_EQ(weight.cols, bands.front().values.cols);
+  std::int64_t rows = 0;
+  for (const WeightBand& band : weight.bands) {
+    EXPECT_EQ(band.first_row, rows);
+    rows += band.rows;
+  }
+  EXPECT_EQ(weight.rows, rows);
   return weight;
 }
 
