@@ -15,20 +15,30 @@ enum class ChatFamily {
 };
 
 /// What is taken from a model's Jinja template: its family, and the texts that the family's members
-/// fill in differently.
+/// fill in differently. Empty texts are not written.
 struct ChatTemplate {
   ChatFamily family = ChatFamily::chatml;
-  /// Stands in when the conversation has no system message (SmolLM2, Qwen2.5); empty: none.
+  /// Stands in when the conversation has no system message (SmolLM2, Qwen2.5).
   std::string default_system;
-  /// The begin token's text that the template itself writes; empty when it writes none. A prompt
-  /// that has it is encoded with add_special = false and parse_special = true.
+  /// The begin token's text where the template itself writes it. A prompt is therefore always
+  /// encoded with add_special = false and parse_special = true.
   std::string bos;
-  /// The end token's text behind an assistant's answer (llama2, mistral).
+  /// The end token's text behind an assistant's answer (Llama 2, Mistral).
   std::string eos;
-  /// Contents are trimmed of white space.
+  /// Contents lose the white space at their ends.
   bool trim = false;
-  /// Llama 3.1+: the "Cutting Knowledge Date" preamble of the system message, dates filled in.
+  /// Llama 3.1 and later: what stands before the system message, with the template's own date.
   std::string system_preamble;
+  /// Answers lose what they thought aloud, up to "</think>" (Qwen3).
+  bool drop_thinking = false;
+
+  // Mistral: the texts around what the user says, with the spaces of the model's version.
+  std::string user_prefix;           ///< "[INST] ", " [INST] " or "[INST]"
+  std::string user_suffix;           ///< " [/INST]" or "[/INST]"
+  std::string answer_prefix;         ///< " " or nothing
+  std::string answer_suffix;         ///< behind the end token: " " or nothing
+  bool system_in_last_turn = false;  ///< the system message stands before the last user message
+  bool trim_answers = false;
 };
 
 struct ChatMessage {

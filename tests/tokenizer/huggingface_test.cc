@@ -66,9 +66,10 @@ TEST_P(Huggingface, SameDecodedText) {
   const bool metaspace = std::string_view(GetParam().folder).starts_with("metaspace");
   for (const auto& entry : vectors()) {
     const auto text = entry["text"].get<std::string>();
+    // A "▁" of the text itself is a space to them.
+    if (text.find("▁") != std::string::npos) continue;
     // Their decoder takes every space of the first token away, we one.
-    if (metaspace && (text.find("  ") != std::string::npos || text.starts_with(' ') ||
-                      text.find("▁") != std::string::npos)) {
+    if (metaspace && (text.find("  ") != std::string::npos || text.starts_with(' '))) {
       continue;
     }
     // Where special tokens part a text we take the prefix away behind each, the others at the
