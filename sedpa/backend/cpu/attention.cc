@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <numbers>
 #include <vector>
@@ -127,7 +128,8 @@ struct CpuAttention::State {
   void finish_merge(const WorkMerge& merge);
   [[nodiscard]] HeadSource source_of(const WorkPiece& piece) const;
   void find_groups(const WorkPiece& piece, const VisibleKeys& keys, std::int64_t first_rank,
-                   int count, int rows, const ThreadScratch& room) const;
+                   const std::int32_t* positions, int count, int rows,
+                   cpu::GroupKeys* groups) const;
 
   [[nodiscard]] std::int32_t kv_head(const WorkPiece& piece) const {
     return layer->heads->heads(piece.head_class)[piece.head];
@@ -404,20 +406,19 @@ void CpuAttention::State::run_direct(const WorkPiece& piece, const HeadSource& s
 // --- Prefill: tiles of query rows
 // -----------------------------------------------------------------
 
-// What each group of 48 query rows sees of `count` keys from rank `first_rank` on, whose positions
-// stand in room.positions.
+// What each group of 48 query rows sees of `count` keys from rank `first_rank` on, at these
+// positions.
 void CpuAttention::State::find_groups(const WorkPiece& piece, const VisibleKeys& keys,
-                                      std::int64_t first_rank, int count, int rows,
-                                      const ThreadScratch& room) const {
+                                      std::int64_t first_rank, const std::int32_t* positions,
+                                      int count, int rows, cpu::GroupKeys* groups) const {
   const HeadClass& kept = classes[piece.head_class].kept;
-  const std::int32_t* positions = room.positions;
   const std::int64_t group = shape.group();
   for (std::int64_t row = 0; row < rows; row += kGroupRows) {
     const std::int64_t last_row = std::min<std::int64_t>(row + kGroupRows, rows) - 1;
     const std::int64_t base = past + piece.first_token;
     const std::int64_t oldest = base + std::min(row / group, piece.tokens - 1);
     const std::int64_t youngest = base + std::min(last_row / group, piece.tokens - 1);
-    cpu::GroupKeys& seen = room.groups[row / kGroupRows];
+    cpu::GroupKeys& seen = groups[row / kGroupRows];
     seen.begin = 0;
     // Old keys that have left every row's recent window, unless they are sampled.
     const bool plain_window = !kept.full && kept.middle == 0 && positions[0] >= kept.sink;
@@ -489,30 +490,46 @@ void CpuAttention::State::run_tile(const WorkPiece& piece, const HeadSource& sou
 
   const std::int64_t query = past + piece.first_token;
   const VisibleKeys keys = visible_keys(of.kept, query, query + piece.tokens - 1);
-  for (std::int64_t at = piece.key_begin; at < piece.key_end; at += kKeyTile) {
-    const auto count = static_cast<int>(std::min<std::int64_t>(kKeyTile, piece.key_end - at));
+  const auto gather = [&](std::int64_t begin, int half) {
+    const auto count = static_cast<int>(std::min<std::int64_t>(kKeyTile, piece.key_end - begin));
+    const std::byte** key_rows = room.key_rows + half * kKeyTile;
+    const std::byte** value_rows = room.value_rows + half * kKeyTile;
+    std::int32_t* positions = room.positions + half * kKeyTile;
     for (int i = 0; i < count; ++i) {
-      const std::int64_t position = keys.position(at + i);
-      room.positions[i] = static_cast<std::int32_t>(position);
+      const std::int64_t position = keys.position(begin + i);
+      positions[i] = static_cast<std::int32_t>(position);
       if (position >= past) {
-        room.key_rows[i] = source.own_keys + (position - past) * row_bytes;
-        room.value_rows[i] = source.own_values + (position - past) * row_bytes;
+        key_rows[i] = source.own_keys + (position - past) * row_bytes;
+        value_rows[i] = source.own_values + (position - past) * row_bytes;
       } else {
         const std::int64_t slot = of.kept.full ? position : of.slots[of.stored.rank(position)];
-        room.key_rows[i] = source.block->key(source.head, slot);
-        room.value_rows[i] = source.block->value(source.head, slot);
+        key_rows[i] = source.block->key(source.head, slot);
+        value_rows[i] = source.block->value(source.head, slot);
       }
     }
     for (int i = count; i < round_up(count, 8); ++i) {
-      room.positions[i] = std::numeric_limits<std::int32_t>::max();
+      positions[i] = std::numeric_limits<std::int32_t>::max();
     }
-    find_groups(piece, keys, at, count, rows, room);
+    return count;
+  };
+  int half = 0;
+  int count = gather(piece.key_begin, half);
+  for (std::int64_t at = piece.key_begin; at < piece.key_end; at += kKeyTile) {
+    const int next = at + kKeyTile < piece.key_end ? gather(at + kKeyTile, 1 - half) : 0;
+    const std::int32_t* positions = room.positions + half * kKeyTile;
+    find_groups(piece, keys, at, positions, count, rows, room.groups);
     kernels.step_tile[how](tile, dtype,
-                           {.keys = room.key_rows,
-                            .values = room.value_rows,
-                            .positions = room.positions,
+                           {.keys = room.key_rows + half * kKeyTile,
+                            .values = room.value_rows + half * kKeyTile,
+                            .positions = positions,
                             .count = count,
-                            .groups = room.groups});
+                            .groups = room.groups,
+                            .next_keys = room.key_rows + (1 - half) * kKeyTile,
+                            .next_values = room.value_rows + (1 - half) * kKeyTile,
+                            .next_count = next,
+                            .row_bytes = row_bytes});
+    half = 1 - half;
+    count = next;
   }
 
   const bool whole = piece.partial < 0;

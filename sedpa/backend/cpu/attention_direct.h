@@ -56,7 +56,7 @@ SEDPA_INLINE void direct_scores(const DirectRows& rows, int first_row, const Dir
     for (int i = 0; i < 4; ++i) {
       const int at = key + i < keys.count ? key + i : keys.count - 1;
       from[i] = keys.keys[at];
-      if (first_row == 0) prefetch(keys.values[at], keys.row_bytes);
+      if (first_row == 0) prefetch<3>(keys.values[at], keys.row_bytes);
     }
     F32x16 acc[R][4];
     SEDPA_UNROLL for (int r = 0; r < R; ++r) {
@@ -120,7 +120,7 @@ SEDPA_INLINE void direct_values(const DirectRows& rows, int first_row, const Dir
   }
   for (int key = 0; key < keys.count; ++key) {
     const std::byte* from = keys.values[key];
-    if (fetch && key < keys.next_count) prefetch(keys.next_keys[key], keys.row_bytes);
+    if (fetch && key < keys.next_count) prefetch<3>(keys.next_keys[key], keys.row_bytes);
     F32x16 numbers[V];
     SEDPA_UNROLL for (int v = 0; v < V - 1; ++v) numbers[v] = read(from, first + v);
     numbers[V - 1] = rest >= 16 ? read(from, first + V - 1) : read.part(from, first + V - 1, rest);

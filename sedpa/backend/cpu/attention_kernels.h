@@ -77,6 +77,11 @@ struct KeyTile {
   const std::int32_t* positions = nullptr;
   int count = 0;
   const GroupKeys* groups = nullptr;  // [groups of the tile]
+  // The step after this: fetched early.
+  const std::byte* const* next_keys = nullptr;    // [next_count]
+  const std::byte* const* next_values = nullptr;  // [next_count]
+  int next_count = 0;
+  std::int64_t row_bytes = 0;
 };
 
 /// The query rows of one token that share a KV head.

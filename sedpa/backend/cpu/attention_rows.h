@@ -38,9 +38,61 @@ SEDPA_INLINE F32x16 load_i4(const void* from) {
 #endif
 }
 
-/// Asks for a row's first lines.
+/// Rows to columns, 16 x 16.
+SEDPA_INLINE void transpose(F32x16 (&rows)[16]) {
+#if SEDPA_ISA_LEVEL == 2
+  __m512 pairs[16];  // within each quarter: 2 x 2 blocks of two rows
+  SEDPA_UNROLL for (int i = 0; i < 8; ++i) {
+    pairs[2 * i] = _mm512_unpacklo_ps(rows[2 * i].v, rows[2 * i + 1].v);
+    pairs[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i].v, rows[2 * i + 1].v);
+  }
+  __m512 quads[16];  // quads[4 i + c], quarter q: rows 4 i .. 4 i + 3 of column 4 q + c
+  SEDPA_UNROLL for (int i = 0; i < 4; ++i) {
+    SEDPA_UNROLL for (int c = 0; c < 2; ++c) {
+      const __m512 low = pairs[4 * i + c];
+      const __m512 high = pairs[4 * i + 2 + c];
+      quads[4 * i + 2 * c] = _mm512_shuffle_ps(low, high, _MM_SHUFFLE(1, 0, 1, 0));
+      quads[4 * i + 2 * c + 1] = _mm512_shuffle_ps(low, high, _MM_SHUFFLE(3, 2, 3, 2));
+    }
+  }
+  SEDPA_UNROLL for (int c = 0; c < 4; ++c) {
+    const __m512 a = _mm512_shuffle_f32x4(quads[c], quads[4 + c], 0x88);
+    const __m512 b = _mm512_shuffle_f32x4(quads[8 + c], quads[12 + c], 0x88);
+    const __m512 d = _mm512_shuffle_f32x4(quads[c], quads[4 + c], 0xdd);
+    const __m512 e = _mm512_shuffle_f32x4(quads[8 + c], quads[12 + c], 0xdd);
+    rows[c].v = _mm512_shuffle_f32x4(a, b, 0x88);
+    rows[8 + c].v = _mm512_shuffle_f32x4(a, b, 0xdd);
+    rows[4 + c].v = _mm512_shuffle_f32x4(d, e, 0x88);
+    rows[12 + c].v = _mm512_shuffle_f32x4(d, e, 0xdd);
+  }
+#else
+  float from[16][16];
+  for (int i = 0; i < 16; ++i) store(from[i], rows[i]);
+  for (int i = 0; i < 16; ++i) {
+    float column[16];
+    for (int j = 0; j < 16; ++j) column[j] = from[j][i];
+    rows[i] = load(column);
+  }
+#endif
+}
+
+/// Lanes 0-7 to one place, lanes 8-15 to another.
+SEDPA_INLINE void store_halves(void* low, void* high, F32x16 a) {
+#if SEDPA_ISA_LEVEL == 2
+  _mm256_storeu_ps(static_cast<float*>(low), _mm512_castps512_ps256(a.v));
+  _mm256_storeu_ps(static_cast<float*>(high), _mm512_extractf32x8_ps(a.v, 1));
+#else
+  store_partial(low, a, 8);
+  float all[16];
+  store(all, a);
+  std::memcpy(high, all + 8, 32);
+#endif
+}
+
+/// Asks for a row. kLocality: 3 to all caches, 2 to the second level.
+template <int kLocality>
 SEDPA_INLINE void prefetch(const std::byte* row, std::int64_t bytes) {
-  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, kLocality);
 }
 
 /// Reads numbers [16 i, 16 i + 16) of a row, or the `count` that are left of them.

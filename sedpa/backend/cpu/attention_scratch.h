@@ -73,9 +73,9 @@ struct ThreadScratch {
     scores = carver.take<float>(kKeyTile * kGroupRows);
     weights = carver.take<Word>(kKeyTile * kGroupRows);
     bias = carver.take<float>(kKeyTile * kGroupRows);
-    key_rows = carver.take<const std::byte*>(kKeyTile);
-    value_rows = carver.take<const std::byte*>(kKeyTile);
-    positions = carver.take<std::int32_t>(kKeyTile);
+    key_rows = carver.take<const std::byte*>(2 * kKeyTile);
+    value_rows = carver.take<const std::byte*>(2 * kKeyTile);
+    positions = carver.take<std::int32_t>(2 * kKeyTile);
     bytes = carver.used();
   }
 
@@ -93,12 +93,12 @@ struct ThreadScratch {
   float* scores;
   Word* weights;
   float* bias;
-  const std::byte** key_rows;    // [kKeyTile]; direct: two halves of kDirectKeys
-  const std::byte** value_rows;  // the same
-  std::int32_t* positions;       // [kKeyTile]
+  const std::byte** key_rows;    // [2, kKeyTile]: this step's and the next one's
+  const std::byte** value_rows;  // [2, kKeyTile]
+  std::int32_t* positions;       // [2, kKeyTile]
   std::size_t bytes;
 };
-static_assert(kKeyTile == 2 * kDirectKeys && kDirectRows * kDirectKeys <= kKeyTile * kGroupRows);
+static_assert(kDirectKeys <= kKeyTile && kDirectRows * kDirectKeys <= kKeyTile * kGroupRows);
 
 /// One partial result.
 struct PartialRoom {

@@ -40,6 +40,16 @@ struct F32Words {
     store(to, a);
     store(to + row, b);
   }
+  /// The same, each row cut in two.
+  static SEDPA_INLINE void store_two_halves(Word* low, Word* high, std::int64_t row, F32x16 a,
+                                            F32x16 b) {
+    store_halves(low, high, a);
+    store_halves(low + row, high + row, b);
+  }
+  /// 16 words of a row of numbers, the first `count` numbers of them, scaled; then zeros.
+  static SEDPA_INLINE F32x16 words(const float* from, int count, F32x16 scale) {
+    return load_partial(from, count) * scale;
+  }
 };
 
 #if SEDPA_ISA_LEVEL == 2
@@ -51,9 +61,25 @@ struct Bf16Words {
   static SEDPA_INLINE Vector load_words(const Word* from) { return load_pairs(from); }
   static SEDPA_INLINE Vector broadcast_word(const Word* from) { return broadcast_pair(from); }
   static SEDPA_INLINE F32x16 dot(F32x16 sum, Vector a, Vector b) { return dot2(sum, a, b); }
+  /// Lane i: the pair (a[i], b[i]).
+  static SEDPA_INLINE F32x16 pairs(F32x16 a, F32x16 b) {
+    const __m512i both = __builtin_bit_cast(__m512i, _mm512_cvtne2ps_pbh(b.v, a.v));
+    const __m512i zip = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return {_mm512_castsi512_ps(_mm512_permutexvar_epi16(zip, both))};
+  }
   /// Two neighbours in the summed direction: one row of pairs.
   static SEDPA_INLINE void store_two(Word* to, std::int64_t /*row*/, F32x16 a, F32x16 b) {
-    store_pairs(to, make_pairs(a, b));
+    store(to, pairs(a, b));
+  }
+  static SEDPA_INLINE void store_two_halves(Word* low, Word* high, std::int64_t /*row*/, F32x16 a,
+                                            F32x16 b) {
+    store_halves(low, high, pairs(a, b));
+  }
+  static SEDPA_INLINE F32x16 words(const float* from, int count, F32x16 scale) {
+    const F32x16 low = load_partial(from, count) * scale;
+    const F32x16 high = count > 16 ? load_partial(from + 16, count - 16) * scale : zero();
+    return {__builtin_bit_cast(__m512, _mm512_cvtne2ps_pbh(high.v, low.v))};
   }
 };
 #endif
@@ -116,21 +142,22 @@ void begin_tile(const QueryTile& tile, const float* const* x, float scale) {
   const int steps = steps_of<Words>(tile.dim);
   for (int g = 0; g < groups_of(tile); ++g) {
     const Group group(tile, g, steps);
-    for (int r = 0; r < group.width; ++r) {
-      const float* from = x[group.first_row + r];
-      for (int d = 0; d < tile.dim; d += 16) {
-        const int count = tile.dim - d < 16 ? tile.dim - d : 16;
-        const F32x16 numbers =
-            from == nullptr ? zero() : load_partial(from + d, count) * broadcast(scale);
-        alignas(64) Word words[16];
-        if constexpr (Words::kNumbers == 2) {
-          store_bf16(words, numbers);
-        } else {
-          store(words, numbers);
+    for (int r = 0; r < group.width; r += 16) {
+      const float* const* from = x + group.first_row + r;
+      for (int k = 0; k < steps; k += 16) {
+        const int first = k * Words::kNumbers;
+        const int left = tile.dim - first;
+        const int count = left < 16 * Words::kNumbers ? left : 16 * Words::kNumbers;
+        F32x16 words[16];
+        SEDPA_UNROLL for (int i = 0; i < 16; ++i) {
+          words[i] =
+              from[i] == nullptr ? zero() : Words::words(from[i] + first, count, broadcast(scale));
         }
-        Word* to = group.queries + steps_of<Words>(d) * std::int64_t{group.width} + r;
-        for (int k = 0; k < steps_of<Words>(count); ++k)
-          to[std::int64_t{k} * group.width] = words[k];
+        transpose(words);
+        Word* to = group.queries + std::int64_t{k} * group.width + r;
+        for (int i = 0; i < 16 && k + i < steps; ++i) {
+          store(to + std::int64_t{i} * group.width, words[i]);
+        }
       }
     }
   }
@@ -181,15 +208,17 @@ void pack_keys(const QueryTile& tile, const KeyTile& keys) {
     return d + 16 <= dim ? read(row, d / 16) : read.part(row, d / 16, dim - d);
   };
   const int key_steps = steps_of<Words>(kKeyTile);
+  const std::int64_t block = std::int64_t{8} * key_steps;  // words of 8 dims
   for (int key = 0; key < padded; key += 2) {
-    for (int d = 0; d < dim; d += 16) {
-      // One row of pairs, or two rows of numbers; 16 dims are two blocks of 8.
-      alignas(64) Word words[2][16];
-      Words::store_two(words[0], 16, read_value(key, d), read_value(key + 1, d));
-      Word* to = tile.values + (std::int64_t{d / 8} * key_steps + key / Words::kNumbers) * 8;
-      for (int row = 0; row < 2 / Words::kNumbers; ++row) {
-        std::memcpy(to + 8 * row, words[row], 32);
-        if (d + 8 < tile.value_dims) std::memcpy(to + 8 * (key_steps + row), words[row] + 8, 32);
+    Word* to = tile.values + std::int64_t{key / Words::kNumbers} * 8;
+    for (int d = 0; d < dim; d += 16, to += 2 * block) {
+      const F32x16 one = read_value(key, d);
+      const F32x16 two = read_value(key + 1, d);
+      if (d + 8 < tile.value_dims) {
+        Words::store_two_halves(to, to + block, 8, one, two);
+      } else {
+        Word unused[16];
+        Words::store_two_halves(to, unused, 8, one, two);
       }
     }
   }
@@ -324,13 +353,23 @@ SEDPA_INLINE void step_vectors(const QueryTile& tile, const Group& group, const 
   }
 }
 
+/// Asks for share g of the next step's rows.
+SEDPA_INLINE void fetch_next(const KeyTile& keys, int g, int groups) {
+  for (int key = keys.next_count * g / groups; key < keys.next_count * (g + 1) / groups; ++key) {
+    prefetch<2>(keys.next_keys[key], keys.row_bytes);
+    prefetch<2>(keys.next_values[key], keys.row_bytes);
+  }
+}
+
 template <class Words>
 void step_tile(const QueryTile& tile, KvDtype dtype, const KeyTile& keys) {
 #define SEDPA_PACK(TYPE) pack_keys<Words, TYPE>(tile, keys)
   SEDPA_FOR_KV_DTYPE(dtype, SEDPA_PACK)
 #undef SEDPA_PACK
   const int steps = steps_of<Words>(tile.dim);
-  for (int g = 0; g < groups_of(tile); ++g) {
+  const int groups = groups_of(tile);
+  for (int g = 0; g < groups; ++g) {
+    fetch_next(keys, g, groups);
     const GroupKeys& seen = keys.groups[g];
     if (seen.begin >= seen.end) continue;
     const Group group(tile, g, steps);
@@ -358,12 +397,22 @@ void step_tile(const QueryTile& tile, KvDtype dtype, const KeyTile& keys) {
 inline void end_tile(const QueryTile& tile, bool divide, float* const* out) {
   for (int g = 0; g < groups_of(tile); ++g) {
     const Group group(tile, g, 0);
-    for (int r = 0; r < group.width; ++r) {
-      float* to = out[group.first_row + r];
-      if (to == nullptr) continue;
-      const float scale = divide ? 1.0f / tile.sum[group.first_row + r] : 1.0f;
-      const float* from = group.out + r;
-      for (int d = 0; d < tile.dim; ++d) to[d] = from[std::int64_t{d} * group.width] * scale;
+    for (int r = 0; r < group.width; r += 16) {
+      float* const* to = out + group.first_row + r;
+      const F32x16 one = broadcast(1.0f);
+      const F32x16 scale = divide ? one / load(tile.sum + group.first_row + r) : one;
+      for (int d = 0; d < tile.dim; d += 16) {
+        const int count = tile.dim - d < 16 ? tile.dim - d : 16;
+        F32x16 numbers[16];  // [dim][row], then [row][dim]
+        SEDPA_UNROLL for (int i = 0; i < 16; ++i) {
+          const float* from = group.out + std::int64_t{d + i} * group.width + r;
+          numbers[i] = i < count ? load(from) * scale : zero();
+        }
+        transpose(numbers);
+        SEDPA_UNROLL for (int i = 0; i < 16; ++i) {
+          if (to[i] != nullptr) store_partial(to[i] + d, numbers[i], count);
+        }
+      }
     }
   }
 }
