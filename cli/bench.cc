@@ -12,6 +12,7 @@
 #include "sedpa/core/fail.h"
 #include "sedpa/core/memory.h"
 #include "sedpa/engine/session_file.h"
+#include "sedpa/model/random_model.h"
 
 namespace sedpa::cli {
 namespace {
@@ -101,11 +102,17 @@ double product_ceiling(const Engine& engine, const std::string& compute,
   }
 }
 
+std::unique_ptr<Engine> random_engine(const BenchOptions& options) {
+  const NamedShape shape = parse_shape(options.shape);
+  return std::make_unique<Engine>(engine_options(options.model), shape.config,
+                                  std::make_unique<RandomWeights>(shape.config, shape.dtype));
+}
+
 class Bench {
  public:
   explicit Bench(const BenchOptions& options)
       : options_(options),
-        engine_(open_engine(options.model)),
+        engine_(options.shape.empty() ? open_engine(options.model) : random_engine(options)),
         heads_(plan_heads(options.heads, *engine_)) {
     std::vector<std::int64_t>& depths = options_.depths;
     std::sort(depths.begin(), depths.end());
@@ -213,6 +220,10 @@ class Bench {
 
   [[nodiscard]] ordered_json report(const DepthResult& result, std::uint64_t peak) const {
     ordered_json fields = run_fields(*engine_, heads_, session_options_, &*session_);
+    if (!options_.shape.empty()) {
+      fields["model"] = nullptr;
+      fields["shape"] = options_.shape;
+    }
     fields["compute"] = options_.model.compute;
     fields["parameters"] = engine_->model().parameters;
     fields["depth"] = result.depth;
@@ -317,13 +328,27 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1000}))
       ->type_name("N")
       ->capture_default_str();
-  add_model_options(command, options->model);
+  CLI::Option* model = add_model_options(command, options->model);
+  command
+      .add_option("--shape", options->shape,
+                  "random weights in a known shape instead of a model: llama3-8b, llama2-7b, "
+                  "llama3.2-1b, smollm2-135m, ...; f16, or as in llama3-8b:q4_0")
+      ->excludes(model)
+      ->type_name("SHAPE");
+  model->required(false);
   add_head_options(command, options->heads);
   add_kv_options(command, options->kv);
   add_chunk_option(command, options->chunk);
-  add_examples(command, {"sedpa bench -m model.gguf --depth 0,4096 --pattern DIR --sparsity 0.5"});
+  add_examples(command, {"sedpa bench -m model.gguf --depth 0,4096 --pattern DIR --sparsity 0.5",
+                         "sedpa bench --shape llama3.2-1b:q4_0 --kv q8"});
   command.callback([options] {
     (void)head_request(options->heads);
+    if (options->shape.empty() && options->model.model.empty()) {
+      throw UsageError("bench needs a model: -m MODEL or --shape SHAPE");
+    }
+    if (!options->shape.empty() && !options->model.lora.empty()) {
+      throw UsageError("--lora changes a model's weights, but --shape has none of its own");
+    }
     Bench(*options).run();
   });
 }

@@ -33,11 +33,25 @@ Engine::Engine(const EngineOptions& options, std::unique_ptr<Ops> ops)
       device_("cpu"),
       threads_(options.threads > 0 ? options.threads : usable_processors()),
       ops_(std::move(ops)) {
-  apply_adapters_and_options();
-  weight_plan_ = plan_weights(checkpoint_, adapters_, *ops_);
+  apply_adapters();
+  apply_rope_options();
+  weights_ = checkpoint_weights(checkpoint_, adapters_);
+  weight_plan_ = plan_weights(config(), *weights_, *ops_);
 }
 
-void Engine::apply_adapters_and_options() {
+Engine::Engine(const EngineOptions& options, ModelConfig config,
+               std::unique_ptr<WeightSource> weights)
+    : options_(options),
+      checkpoint_(Checkpoint::without_files(std::move(config))),
+      device_("cpu"),
+      threads_(options.threads > 0 ? options.threads : usable_processors()),
+      ops_(make_ops(options)),
+      weights_(std::move(weights)) {
+  apply_rope_options();
+  weight_plan_ = plan_weights(this->config(), *weights_, *ops_);
+}
+
+void Engine::apply_adapters() {
   ModelConfig& config = checkpoint_.config();
   for (const LoraRequest& request : options_.adapters) {
     adapters_.push_back(LoraAdapter::open(request, checkpoint_));
@@ -53,6 +67,10 @@ void Engine::apply_adapters_and_options() {
       config.rope_base = *base;
     }
   }
+}
+
+void Engine::apply_rope_options() {
+  ModelConfig& config = checkpoint_.config();
   if (options_.rope_base) {
     if (!(*options_.rope_base > 1)) {
       fail("RoPE base is {}, expected a number above 1", *options_.rope_base);
@@ -108,7 +126,7 @@ void Engine::check_memory(const SessionOptions& options) const {
 }
 
 void Engine::load(const Progress& progress) {
-  if (!model_) model_ = load_model(checkpoint_, adapters_, *ops_, progress);
+  if (!model_) model_ = load_model(config(), *weights_, *ops_, progress);
 }
 
 const Model& Engine::model() const {

@@ -43,6 +43,9 @@ class Engine {
   explicit Engine(const EngineOptions& options);
   /// The same for a backend made elsewhere.
   Engine(const EngineOptions& options, std::unique_ptr<Ops> ops);
+  /// A model of this configuration whose numbers come from elsewhere, without files; options.model
+  /// and adapters are not looked at.
+  Engine(const EngineOptions& options, ModelConfig config, std::unique_ptr<WeightSource> weights);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
@@ -78,7 +81,8 @@ class Engine {
   [[nodiscard]] HeadClass native_class() const;
 
  private:
-  void apply_adapters_and_options();
+  void apply_adapters();
+  void apply_rope_options();
 
   EngineOptions options_;
   Checkpoint checkpoint_;
@@ -86,6 +90,7 @@ class Engine {
   std::string device_;
   int threads_ = 1;
   std::unique_ptr<Ops> ops_;
+  std::unique_ptr<WeightSource> weights_;  // refers to checkpoint_ and adapters_
   WeightPlan weight_plan_;
   mutable std::optional<Tokenizer> tokenizer_;
   std::optional<Model> model_;

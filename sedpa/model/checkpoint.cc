@@ -66,8 +66,26 @@ Checkpoint Checkpoint::open(const std::string& path) {
   return checkpoint;
 }
 
+Checkpoint Checkpoint::without_files(ModelConfig config) {
+  Checkpoint checkpoint;
+  checkpoint.config_ = std::move(config);
+  return checkpoint;
+}
+
 std::uint64_t Checkpoint::file_bytes() const {
-  return gguf_ ? gguf_->file_bytes() : safetensors_->file_bytes();
+  if (gguf_) return gguf_->file_bytes();
+  return safetensors_ ? safetensors_->file_bytes() : 0;
+}
+
+const char* Checkpoint::format() const {
+  if (gguf_) return "gguf";
+  return safetensors_ ? "safetensors" : "none";
+}
+
+std::span<const TensorInfo> Checkpoint::tensors() const {
+  if (gguf_) return gguf_->tensors();
+  if (safetensors_) return safetensors_->tensors();
+  return {};
 }
 
 std::string Checkpoint::tensor_name(Role role, std::int32_t layer, bool bias) const {
@@ -77,14 +95,17 @@ std::string Checkpoint::tensor_name(Role role, std::int32_t layer, bool bias) co
                     : fmt::format("{}{}", p.huggingface, suffix(bias));
 }
 
+const TensorInfo* Checkpoint::find_tensor(const std::string& name) const {
+  if (gguf_) return gguf_->find_tensor(name);
+  return safetensors_ ? safetensors_->find_tensor(name) : nullptr;
+}
+
 const TensorInfo* Checkpoint::find(Role role, std::int32_t layer) const {
-  const std::string name = tensor_name(role, layer);
-  return gguf_ ? gguf_->find_tensor(name) : safetensors_->find_tensor(name);
+  return find_tensor(tensor_name(role, layer));
 }
 
 const TensorInfo* Checkpoint::find_bias(Role role, std::int32_t layer) const {
-  const std::string name = tensor_name(role, layer, /*bias=*/true);
-  return gguf_ ? gguf_->find_tensor(name) : safetensors_->find_tensor(name);
+  return find_tensor(tensor_name(role, layer, /*bias=*/true));
 }
 
 const TensorInfo& Checkpoint::require(Role role, std::int32_t layer, std::int64_t rows,
@@ -101,6 +122,7 @@ const TensorInfo& Checkpoint::require(Role role, std::int32_t layer, std::int64_
 }
 
 Tokenizer Checkpoint::tokenizer() const {
+  if (!gguf_ && !safetensors_) fail("{}: has no files, and so no vocabulary", path());
   Tokenizer tokenizer =
       gguf_ ? Tokenizer::from_gguf(*gguf_) : Tokenizer::from_huggingface(directory_);
   if (tokenizer.vocab_size() > config_.vocab_size) {

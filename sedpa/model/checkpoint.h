@@ -2,8 +2,8 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
-#include <vector>
 
 #include "sedpa/format/gguf.h"
 #include "sedpa/format/safetensors.h"
@@ -36,16 +36,18 @@ class Checkpoint {
   /// Throws Error naming the file and what is wrong with it.
   [[nodiscard]] static Checkpoint open(const std::string& path);
 
+  /// A model's configuration without any files: it holds no tensors and no vocabulary.
+  [[nodiscard]] static Checkpoint without_files(ModelConfig config);
+
   [[nodiscard]] const ModelConfig& config() const { return config_; }
   /// Command line and adapters may change what the file says of positions.
   [[nodiscard]] ModelConfig& config() { return config_; }
   [[nodiscard]] const std::string& path() const { return config_.path; }
   [[nodiscard]] std::uint64_t file_bytes() const;
-  /// "gguf" or "safetensors".
-  [[nodiscard]] const char* format() const { return gguf_ ? "gguf" : "safetensors"; }
-  [[nodiscard]] const std::vector<TensorInfo>& tensors() const {
-    return gguf_ ? gguf_->tensors() : safetensors_->tensors();
-  }
+  /// "gguf", "safetensors" or "none".
+  [[nodiscard]] const char* format() const;
+  /// In the order of the files.
+  [[nodiscard]] std::span<const TensorInfo> tensors() const;
 
   /// The tensor in a place, or null; `layer` is ignored outside layers.
   [[nodiscard]] const TensorInfo* find(Role role, std::int32_t layer) const;
@@ -62,6 +64,7 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
+  [[nodiscard]] const TensorInfo* find_tensor(const std::string& name) const;
 
   ModelConfig config_;
   std::optional<GgufFile> gguf_;

@@ -10,31 +10,30 @@
 namespace sedpa {
 namespace {
 
-// Where one matrix comes from: its tensor, and the adapters that change it.
-struct Place {
-  Role role;
-  std::int32_t layer;
-  std::int64_t rows;
-  std::int64_t cols;
-};
-
-class PlaceReader {
+// The places of a checkpoint, with the adapters that change them.
+class CheckpointWeights final : public WeightSource {
  public:
-  PlaceReader(const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters)
+  CheckpointWeights(const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters)
       : checkpoint_(checkpoint), adapters_(adapters) {}
 
-  [[nodiscard]] const TensorInfo& tensor(const Place& place) const {
-    return checkpoint_.require(place.role, place.layer, place.rows, place.cols);
+  [[nodiscard]] bool has(const Place& place) const override {
+    return checkpoint_.find(place.role, place.layer) != nullptr;
   }
-
-  // The type that the matrix is stored in: adapters turn other quantised types into q8_0.
-  [[nodiscard]] Dtype dtype(const Place& place) const {
+  [[nodiscard]] bool has_bias(const Place& place) const override {
+    return checkpoint_.find_bias(place.role, place.layer) != nullptr;
+  }
+  // Adapters turn quantised types into q8_0.
+  [[nodiscard]] Dtype dtype(const Place& place) const override {
     const Dtype own = tensor(place).dtype;
     if (!is_changed(place) || block_size(own) == 1) return own;
     return place.cols % block_size(Dtype::q8_0) == 0 ? Dtype::q8_0 : Dtype::f16;
   }
 
-  [[nodiscard]] MatrixSource source(const Place& place) const {
+  [[nodiscard]] std::uint64_t source_bytes(const Place& place) const override {
+    return tensor(place).data.size();
+  }
+
+  [[nodiscard]] MatrixSource matrix(const Place& place) const override {
     const TensorInfo& from = tensor(place);
     MatrixSource source{.dtype = dtype(place), .rows = place.rows, .cols = place.cols, .read = {}};
     if (is_changed(place)) {
@@ -52,11 +51,10 @@ class PlaceReader {
     return source;
   }
 
-  [[nodiscard]] std::vector<float> vector(const Place& place) const {
+  [[nodiscard]] std::vector<float> vector(const Place& place) const override {
     return numbers(tensor(place));
   }
-  // The bias in a place, or nothing.
-  [[nodiscard]] std::vector<float> bias(const Place& place) const {
+  [[nodiscard]] std::vector<float> bias(const Place& place) const override {
     const TensorInfo* found = checkpoint_.find_bias(place.role, place.layer);
     if (found == nullptr) return {};
     if (found->shape != std::vector{place.rows}) {
@@ -65,12 +63,11 @@ class PlaceReader {
     }
     return numbers(*found);
   }
-  [[nodiscard]] bool has_bias(const Place& place) const {
-    return checkpoint_.find_bias(place.role, place.layer) != nullptr;
-  }
-  [[nodiscard]] bool has(Role role) const { return checkpoint_.find(role, 0) != nullptr; }
 
  private:
+  [[nodiscard]] const TensorInfo& tensor(const Place& place) const {
+    return checkpoint_.require(place.role, place.layer, place.rows, place.cols);
+  }
   [[nodiscard]] bool is_changed(const Place& place) const {
     return std::any_of(adapters_.begin(), adapters_.end(), [&](const LoraAdapter& adapter) {
       return adapter.changes(place.role, place.layer);
@@ -108,27 +105,27 @@ class PlaceReader {
 // Loads what the walk below names.
 class Loader {
  public:
-  Loader(const PlaceReader& reader, Ops& ops, const Progress& progress, std::uint64_t total)
-      : reader_(reader), ops_(ops), progress_(progress), total_(total) {}
+  Loader(const WeightSource& source, Ops& ops, const Progress& progress, std::uint64_t total)
+      : source_(source), ops_(ops), progress_(progress), total_(total) {}
 
   void matrix(Weight& weight, std::span<const Place> places) {
     std::vector<MatrixSource> sources;
-    for (const Place& place : places) sources.push_back(reader_.source(place));
+    for (const Place& place : places) sources.push_back(source_.matrix(place));
     weight = ops_.make_weight(sources);
     for (const Place& place : places) parameters += place.rows * place.cols;
     bytes += weight.bytes;
-    for (const Place& place : places) done_ += reader_.tensor(place).data.size();
+    for (const Place& place : places) done_ += source_.source_bytes(place);
     if (progress_) progress_(done_, total_);
   }
   void linear(Linear& linear, std::span<const Place> places) {
     matrix(linear.a, places);
     if (std::none_of(places.begin(), places.end(),
-                     [&](const Place& place) { return reader_.has_bias(place); })) {
+                     [&](const Place& place) { return source_.has_bias(place); })) {
       return;
     }
     std::vector<float> all;
     for (const Place& place : places) {
-      std::vector<float> bias = reader_.bias(place);
+      std::vector<float> bias = source_.bias(place);
       parameters += static_cast<std::int64_t>(bias.size());
       bias.resize(static_cast<std::size_t>(place.rows));  // a place without a bias adds zeros
       all.insert(all.end(), bias.begin(), bias.end());
@@ -137,7 +134,7 @@ class Loader {
     bytes += linear.bias.bytes;
   }
   void vector(Vector& vector, const Place& place) {
-    vector = ops_.make_vector(reader_.vector(place));
+    vector = ops_.make_vector(source_.vector(place));
     parameters += place.cols;
     bytes += vector.bytes;
   }
@@ -147,7 +144,7 @@ class Loader {
   std::size_t bytes = 0;
 
  private:
-  const PlaceReader& reader_;
+  const WeightSource& source_;
   Ops& ops_;
   const Progress& progress_;
   std::uint64_t total_;
@@ -157,13 +154,13 @@ class Loader {
 // Counts what the walk below names.
 class Planner {
  public:
-  Planner(const PlaceReader& reader, const Ops& ops) : reader_(reader), ops_(ops) {}
+  Planner(const WeightSource& source, const Ops& ops) : source_(source), ops_(ops) {}
 
   void matrix(Weight&, std::span<const Place> places) {
     for (const Place& place : places) {
-      bytes += ops_.weight_bytes(reader_.dtype(place), place.rows, place.cols);
+      bytes += ops_.weight_bytes(source_.dtype(place), place.rows, place.cols);
       parameters += place.rows * place.cols;
-      source_bytes += reader_.tensor(place).data.size();
+      source_bytes += source_.source_bytes(place);
     }
   }
   void linear(Linear& linear, std::span<const Place> places) {
@@ -172,14 +169,15 @@ class Planner {
     bool any = false;
     for (const Place& place : places) {
       rows += place.rows;
-      if (!reader_.has_bias(place)) continue;
-      parameters += static_cast<std::int64_t>(reader_.bias(place).size());
+      if (!source_.has_bias(place)) continue;
+      parameters += static_cast<std::int64_t>(source_.bias(place).size());
       any = true;
     }
     if (any) bytes += rows * sizeof(float);
   }
   void vector(Vector&, const Place& place) {
-    bytes += static_cast<std::size_t>(reader_.tensor(place).count()) * sizeof(float);
+    (void)source_.dtype(place);  // throws when the vector is not there
+    bytes += static_cast<std::size_t>(place.cols) * sizeof(float);
     parameters += place.cols;
   }
   void share(Model&) {}
@@ -189,13 +187,13 @@ class Planner {
   std::uint64_t source_bytes = 0;
 
  private:
-  const PlaceReader& reader_;
+  const WeightSource& source_;
   const Ops& ops_;
 };
 
 // Every place of a model, once, in the order of the forward pass.
 template <class Visitor>
-void walk(const ModelConfig& c, const PlaceReader& reader, Model& model, Visitor& visit) {
+void walk(const ModelConfig& c, const WeightSource& source, Model& model, Visitor& visit) {
   const std::int64_t query_rows = std::int64_t{c.query_heads} * c.head_dim;
   const std::int64_t kv_rows = std::int64_t{c.kv_heads} * c.head_dim;
   const Place embedding[] = {{Role::embedding, 0, c.vocab_size, c.width}};
@@ -222,8 +220,8 @@ void walk(const ModelConfig& c, const PlaceReader& reader, Model& model, Visitor
     visit.linear(layer.down, down);
   }
   visit.vector(model.output_norm, {Role::output_norm, 0, 0, c.width});
-  if (!c.tied_output.value_or(!reader.has(Role::output))) {
-    const Place output[] = {{Role::output, 0, c.vocab_size, c.width}};
+  const Place output[] = {{Role::output, 0, c.vocab_size, c.width}};
+  if (!c.tied_output.value_or(!source.has(output[0]))) {
     visit.matrix(model.output.a, output);
   } else {
     visit.share(model);
@@ -232,27 +230,39 @@ void walk(const ModelConfig& c, const PlaceReader& reader, Model& model, Visitor
 
 }  // namespace
 
+std::unique_ptr<WeightSource> checkpoint_weights(const Checkpoint& checkpoint,
+                                                 std::span<const LoraAdapter> adapters) {
+  return std::make_unique<CheckpointWeights>(checkpoint, adapters);
+}
+
+WeightPlan plan_weights(const ModelConfig& config, const WeightSource& source, const Ops& ops) {
+  Planner planner(source, ops);
+  Model unused;
+  walk(config, source, unused, planner);
+  return {.parameters = planner.parameters, .weight_bytes = planner.bytes};
+}
+
+Model load_model(const ModelConfig& config, const WeightSource& source, Ops& ops,
+                 const Progress& progress) {
+  Planner planner(source, ops);
+  Model model;
+  model.config = config;
+  walk(model.config, source, model, planner);  // every check before the first byte is loaded
+  Loader loader(source, ops, progress, planner.source_bytes);
+  walk(model.config, source, model, loader);
+  model.parameters = loader.parameters;
+  model.weight_bytes = loader.bytes;
+  return model;
+}
+
 WeightPlan plan_weights(const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters,
                         const Ops& ops) {
-  const PlaceReader reader(checkpoint, adapters);
-  Planner planner(reader, ops);
-  Model unused;
-  walk(checkpoint.config(), reader, unused, planner);
-  return {.parameters = planner.parameters, .weight_bytes = planner.bytes};
+  return plan_weights(checkpoint.config(), CheckpointWeights(checkpoint, adapters), ops);
 }
 
 Model load_model(const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters, Ops& ops,
                  const Progress& progress) {
-  const PlaceReader reader(checkpoint, adapters);
-  Planner planner(reader, ops);
-  Model model;
-  model.config = checkpoint.config();
-  walk(model.config, reader, model, planner);  // every check before the first byte is loaded
-  Loader loader(reader, ops, progress, planner.source_bytes);
-  walk(model.config, reader, model, loader);
-  model.parameters = loader.parameters;
-  model.weight_bytes = loader.bytes;
-  return model;
+  return load_model(checkpoint.config(), CheckpointWeights(checkpoint, adapters), ops, progress);
 }
 
 }  // namespace sedpa

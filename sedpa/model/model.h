@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "sedpa/model/checkpoint.h"
 #include "sedpa/model/config.h"
 #include "sedpa/model/lora.h"
+#include "sedpa/model/weight_source.h"
 #include "sedpa/ops/ops.h"
 
 namespace sedpa {
@@ -55,8 +57,17 @@ struct WeightPlan {
 /// Called with bytes read so far and in all.
 using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
-/// Both throw Error when a tensor is missing, doubled or of the wrong shape. Adapters are merged in
-/// f32; a changed matrix is stored as q8_0, or in its own type when that is f32, f16 or bf16.
+/// A checkpoint's places. Adapters are merged in f32; a changed matrix is stored as q8_0, or in its
+/// own type when that is f32, f16 or bf16. Both arguments must outlive the result.
+[[nodiscard]] std::unique_ptr<WeightSource> checkpoint_weights(
+    const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters);
+
+/// Both throw Error when a tensor is missing, doubled or of the wrong shape.
+[[nodiscard]] WeightPlan plan_weights(const ModelConfig& config, const WeightSource& source,
+                                      const Ops& ops);
+[[nodiscard]] Model load_model(const ModelConfig& config, const WeightSource& source, Ops& ops,
+                               const Progress& progress);
+/// The same for a checkpoint and adapters.
 [[nodiscard]] WeightPlan plan_weights(const Checkpoint& checkpoint,
                                       std::span<const LoraAdapter> adapters, const Ops& ops);
 [[nodiscard]] Model load_model(const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters,

@@ -1,0 +1,140 @@
+#include "sedpa/model/random_model.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string_view>
+
+#include "sedpa/core/fail.h"
+#include "sedpa/format/quant_blocks.h"
+
+namespace sedpa {
+namespace {
+
+struct Shape {
+  std::string_view name;
+  std::int32_t layers, width, query_heads, kv_heads, head_dim, mlp_width, vocab_size;
+  std::int64_t context;
+  double rope_base;
+  bool tied;
+};
+
+// As in the config.json of each release.
+constexpr std::array<Shape, 7> kShapes = {{
+    {"smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, 8192, 100000, true},
+    {"smollm2-360m", 32, 960, 15, 5, 64, 2560, 49152, 8192, 100000, true},
+    {"llama3.2-1b", 16, 2048, 32, 8, 64, 8192, 128256, 131072, 500000, true},
+    {"llama3.2-3b", 28, 3072, 24, 8, 128, 8192, 128256, 131072, 500000, true},
+    {"llama2-7b", 32, 4096, 32, 32, 128, 11008, 32000, 4096, 10000, false},
+    {"mistral-7b", 32, 4096, 32, 8, 128, 14336, 32768, 32768, 1000000, false},
+    {"llama3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 8192, 500000, false},
+}};
+
+constexpr std::array<Dtype, 8> kDtypes = {Dtype::f32,  Dtype::f16,  Dtype::bf16, Dtype::q8_0,
+                                          Dtype::q4_0, Dtype::q4_1, Dtype::q5_0, Dtype::q5_1};
+
+constexpr std::int64_t kRows = 61;  // different rows of each width: prime, so that tiles differ
+
+std::string shape_names() {
+  std::string names;
+  for (const Shape& shape : kShapes)
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", shape.name);
+  return names;
+}
+
+Dtype parse_dtype(std::string_view text) {
+  std::string names;
+  for (const Dtype dtype : kDtypes) {
+    if (name(dtype) == text) return dtype;
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", name(dtype));
+  }
+  fail("type of a shape is '{}', expected one of {}", text, names);
+}
+
+}  // namespace
+
+NamedShape parse_shape(const std::string& text) {
+  const std::size_t colon = text.find(':');
+  const std::string_view wanted = std::string_view(text).substr(0, colon);
+  const auto* shape = std::find_if(kShapes.begin(), kShapes.end(),
+                                   [&](const Shape& s) { return s.name == wanted; });
+  if (shape == kShapes.end()) {
+    fail("shape is '{}', expected one of {}, and a type behind a colon", text, shape_names());
+  }
+  NamedShape result;
+  if (colon != std::string::npos)
+    result.dtype = parse_dtype(std::string_view(text).substr(colon + 1));
+  ModelConfig& c = result.config;
+  c.path = c.name = text;
+  c.architecture = "llama";
+  c.layers = shape->layers;
+  c.width = shape->width;
+  c.query_heads = shape->query_heads;
+  c.kv_heads = shape->kv_heads;
+  c.head_dim = shape->head_dim;
+  c.mlp_width = shape->mlp_width;
+  c.vocab_size = shape->vocab_size;
+  c.trained_context = shape->context;
+  c.tied_output = shape->tied;
+  c.rope_style = RopeStyle::halves;
+  c.rope_dim = shape->head_dim;
+  c.rope_base = shape->rope_base;
+  return result;
+}
+
+RandomWeights::RandomWeights(const ModelConfig& config, Dtype dtype)
+    : tied_(config.tied_output.value_or(false)), dtype_(dtype) {
+  std::mt19937_64 random(1);
+  const std::int64_t query_cols = std::int64_t{config.query_heads} * config.head_dim;
+  for (const std::int64_t cols :
+       {std::int64_t{config.width}, query_cols, std::int64_t{config.mlp_width}}) {
+    std::vector<std::byte>& rows = rows_[cols];
+    if (!rows.empty()) continue;
+    const std::int64_t stride = row_bytes(dtype, cols);
+    rows.resize(static_cast<std::size_t>(kRows * stride));
+    // Of a size that keeps activations near theirs, so that nothing overflows or vanishes.
+    const double size = std::sqrt(3.0 / static_cast<double>(cols));
+    std::vector<float> row(static_cast<std::size_t>(cols));
+    for (std::int64_t i = 0; i < kRows; ++i) {
+      for (float& number : row) {
+        number = static_cast<float>(size * (2 * static_cast<double>(random() >> 11) * 0x1p-53 - 1));
+      }
+      quantize_row(dtype, row.data(), cols, rows.data() + i * stride);
+    }
+  }
+}
+
+bool RandomWeights::has(const Place& place) const { return place.role != Role::output || !tied_; }
+
+Dtype RandomWeights::dtype(const Place& place) const {
+  return place.rows == 0 ? Dtype::f32 : dtype_;
+}
+
+std::uint64_t RandomWeights::source_bytes(const Place& place) const {
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(place.rows, 1) *
+                                    row_bytes(dtype(place), place.cols));
+}
+
+MatrixSource RandomWeights::matrix(const Place& place) const {
+  const std::vector<std::byte>& rows = rows_.at(place.cols);
+  const std::int64_t stride = row_bytes(dtype_, place.cols);
+  // Every matrix begins at another of the rows.
+  const std::int64_t shift = place.layer * 7 + static_cast<std::int64_t>(place.role) * 3;
+  return {.dtype = dtype_,
+          .rows = place.rows,
+          .cols = place.cols,
+          .read = [&rows, stride, shift](std::int64_t first, std::int64_t count, std::byte* out) {
+            for (std::int64_t i = 0; i < count; ++i) {
+              std::memcpy(out + i * stride, rows.data() + (first + i + shift) % kRows * stride,
+                          static_cast<std::size_t>(stride));
+            }
+          }};
+}
+
+std::vector<float> RandomWeights::vector(const Place& place) const {
+  return std::vector<float>(static_cast<std::size_t>(place.cols), 1.0f);
+}
+
+}  // namespace sedpa
