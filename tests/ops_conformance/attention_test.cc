@@ -145,7 +145,7 @@ void for_each_stored(Sequence& sequence, const AttentionCase& c, std::int64_t fr
     const auto arena = sequence.arena(head_class);
     const auto slots = cache.positions(head_class);
     const bool full = cache.geometry().plan.classes[head_class].full;
-    const std::byte* base = cache.layer(0).blocks[head_class].keys;
+    const std::byte* base = sequence.arena_begin(head_class);
     for (std::int64_t layer = 0; layer < c.layers(); ++layer) {
       const KvBlock& block = cache.layer(layer).blocks[head_class];
       const auto heads = cache.layer(layer).heads->heads(head_class);
@@ -299,7 +299,7 @@ void run_steps(const Backend& backend, const AttentionCase& c, const HeadPlan& p
     for (int k = 0; k < kHeadClasses; ++k) {
       const auto after = sequence.arena(k);
       auto& allowed = before[static_cast<std::size_t>(k)];
-      const std::byte* base = sequence.cache().layer(0).blocks[k].keys;
+      const std::byte* base = sequence.arena_begin(k);
       for (const SlotWrite& write : sequence.cache().plan_commit(k, tokens)) {
         for (std::int64_t layer = 0; layer < c.layers(); ++layer) {
           const KvBlock& block = sequence.cache().layer(layer).blocks[k];

@@ -28,6 +28,10 @@ class Sequence {
   void begin(std::span<const std::int32_t> tokens);
   void begin(std::int64_t tokens);
 
+  /// Where a class's arena begins in the backend's memory.
+  [[nodiscard]] const std::byte* arena_begin(int head_class) const {
+    return arenas_[static_cast<std::size_t>(head_class)].data;
+  }
   /// A class's arena as it is now.
   [[nodiscard]] std::vector<std::byte> arena(int head_class);
 
