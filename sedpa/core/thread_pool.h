@@ -1,6 +1,7 @@
 #pragma once
 #include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <thread>
@@ -17,7 +18,8 @@ namespace sedpa {
 /// and sleep when nothing comes. One caller at a time.
 class ThreadPool {
  public:
-  /// `threads` >= 1 in total; 0 means one for each processor this process may use.
+  /// `threads` >= 1 in total; 0 means one for each processor this process may use. Throws Error
+  /// when the system does not give that many.
   explicit ThreadPool(int threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -50,16 +52,20 @@ class ThreadPool {
   using Function = void (*)(void* context, int thread);
   void run_erased(Function function, void* context);
   void work(int thread);
+  void stop();
 
-  std::vector<std::thread> workers_;
+  // What a worker needs to begin stands in one cache line, and what it reports in another: the
+  // caller's writes then disturb no one who waits for something else.
+  static constexpr std::size_t kCacheLine = 64;
+  alignas(kCacheLine) std::atomic<std::uint64_t> generation_{0};  // one more is one more loop
   Function function_ = nullptr;
   void* context_ = nullptr;
-  std::atomic<std::uint64_t> generation_{0};  // odd bits are not special: one more is one more loop
-  std::atomic<int> running_{0};
-  std::atomic<bool> stop_{false};
+  alignas(kCacheLine) std::atomic<int> running_{0};
+  alignas(kCacheLine) std::atomic<bool> stop_{false};
   std::atomic<int> asleep_{0};
   std::mutex mutex_;
   std::condition_variable wake_;
+  std::vector<std::thread> workers_;
 };
 
 }  // namespace sedpa

@@ -19,7 +19,8 @@ std::uint64_t read_all(const std::byte* data, std::size_t bytes) {
       static_cast<std::uint32_t>(reduce_sum(sums[0] + sums[1] + sums[2] + sums[3])));
 }
 
-// Chains of additions: enough of them to hide the latency of one.
+// Chains of additions: enough of them to hide the latency of one. Each begins with another number,
+// or the compiler would see that one does for all.
 constexpr int kChains = kAccumulators < 4 ? kAccumulators : (kAccumulators < 16 ? 5 : 16);
 
 /// Makes the compiler believe that a value is read, so that the work for it stays.
@@ -30,7 +31,7 @@ SEDPA_INLINE void keep(const T& value) {
 
 double f32_rounds(std::int64_t rounds) {
   F32x16 acc[kChains];
-  SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = zero();
+  SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = broadcast(static_cast<float>(c));
   const F32x16 a = broadcast(1.0f);
   const F32x16 b = broadcast(0x1p-30f);
   for (std::int64_t i = 0; i < rounds; ++i) {
@@ -42,7 +43,7 @@ double f32_rounds(std::int64_t rounds) {
 
 double int8_rounds(std::int64_t rounds) {
   I32x16 acc[kChains];
-  SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = zero_int();
+  SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = broadcast_int(c);
   const U8x64 codes = broadcast_byte(1);
   const std::int8_t x[4] = {0, 0, 0, 0};
   for (std::int64_t i = 0; i < rounds; ++i) {
@@ -55,7 +56,7 @@ double int8_rounds(std::int64_t rounds) {
 double bf16_rounds(std::int64_t rounds) {
 #if SEDPA_ISA_LEVEL == 2
   F32x16 acc[kChains];
-  SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = zero();
+  SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = broadcast(static_cast<float>(c));
   const Bf16x32 a = make_pairs(broadcast(1.0f), broadcast(0x1p-30f));
   for (std::int64_t i = 0; i < rounds; ++i) {
     SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = dot2(acc[c], a, a);

@@ -1,9 +1,7 @@
 #pragma once
-// simd.h for any machine: plain loops that the compiler turns into what it has. Slow and right.
+// simd.h for any machine: each vector is four of 16 bytes, in the compilers' own vector arithmetic.
 // Included by simd.h alone; the comments on meaning stand in simd_avx512.h.
 #include "sedpa/core/dtype.h"
-
-#define SEDPA_LANES for (int i = 0; i < 16; ++i)
 
 namespace sedpa::cpu::SEDPA_ISA {
 
@@ -11,288 +9,354 @@ inline constexpr int kAccumulators = 2;
 inline constexpr int kTile = 2;
 inline constexpr bool kNativeBf16 = false;
 
-struct F32x16 {
-  float v[16];
+typedef float F32x4 __attribute__((vector_size(16)));
+typedef std::int32_t I32x4 __attribute__((vector_size(16)));
+typedef std::uint32_t U32x4 __attribute__((vector_size(16)));
+typedef std::int16_t I16x8 __attribute__((vector_size(16)));
+typedef std::uint8_t U8x16 __attribute__((vector_size(16)));
+
+/// Four quarters, to which a function of one is applied.
+template <class V>
+struct Quarters {
+  V a, b, c, d;
 };
-struct I32x16 {
-  std::int32_t v[16];
-};
-struct U8x64 {
-  std::uint8_t v[64];
-};
+using F32x16 = Quarters<F32x4>;
+using I32x16 = Quarters<I32x4>;
+using U8x64 = Quarters<U8x16>;
+
+template <class V, class F>
+SEDPA_INLINE auto each(const Quarters<V>& x, F f) -> Quarters<decltype(f(x.a))> {
+  return {f(x.a), f(x.b), f(x.c), f(x.d)};
+}
+template <class V, class W, class F>
+SEDPA_INLINE auto each(const Quarters<V>& x, const Quarters<W>& y, F f)
+    -> Quarters<decltype(f(x.a, y.a))> {
+  return {f(x.a, y.a), f(x.b, y.b), f(x.c, y.c), f(x.d, y.d)};
+}
+#define SEDPA_QUARTER [](auto x) __attribute__((always_inline))
+#define SEDPA_QUARTERS [](auto x, auto y) __attribute__((always_inline))
+
+template <class To, class From>
+SEDPA_INLINE To bits_as(From x) {
+  return __builtin_bit_cast(To, x);
+}
 
 // --- Floats -----------------------------------------------------------------------------------
 SEDPA_INLINE F32x16 broadcast(float x) {
-  F32x16 r;
-  SEDPA_LANES r.v[i] = x;
-  return r;
+  const F32x4 all = {x, x, x, x};
+  return {all, all, all, all};
 }
 SEDPA_INLINE F32x16 zero() { return broadcast(0.0f); }
-SEDPA_INLINE F32x16 operator+(F32x16 a, F32x16 b) {
-  SEDPA_LANES a.v[i] += b.v[i];
-  return a;
+SEDPA_INLINE F32x16 operator+(F32x16 p, F32x16 q) {
+  return each(
+      p, q, SEDPA_QUARTERS { return x + y; });
 }
-SEDPA_INLINE F32x16 operator-(F32x16 a, F32x16 b) {
-  SEDPA_LANES a.v[i] -= b.v[i];
-  return a;
+SEDPA_INLINE F32x16 operator-(F32x16 p, F32x16 q) {
+  return each(
+      p, q, SEDPA_QUARTERS { return x - y; });
 }
-SEDPA_INLINE F32x16 operator*(F32x16 a, F32x16 b) {
-  SEDPA_LANES a.v[i] *= b.v[i];
-  return a;
+SEDPA_INLINE F32x16 operator*(F32x16 p, F32x16 q) {
+  return each(
+      p, q, SEDPA_QUARTERS { return x * y; });
 }
-SEDPA_INLINE F32x16 operator/(F32x16 a, F32x16 b) {
-  SEDPA_LANES a.v[i] /= b.v[i];
-  return a;
+SEDPA_INLINE F32x16 operator/(F32x16 p, F32x16 q) {
+  return each(
+      p, q, SEDPA_QUARTERS { return x / y; });
 }
-SEDPA_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
-  SEDPA_LANES c.v[i] += a.v[i] * b.v[i];
-  return c;
+SEDPA_INLINE F32x16 fma(F32x16 p, F32x16 q, F32x16 r) { return p * q + r; }
+SEDPA_INLINE F32x16 fnma(F32x16 p, F32x16 q, F32x16 r) { return r - p * q; }
+SEDPA_INLINE F32x16 max(F32x16 p, F32x16 q) {
+  return each(
+      p, q, SEDPA_QUARTERS { return x > y ? x : y; });
 }
-SEDPA_INLINE F32x16 fnma(F32x16 a, F32x16 b, F32x16 c) {
-  SEDPA_LANES c.v[i] -= a.v[i] * b.v[i];
-  return c;
+SEDPA_INLINE F32x16 min(F32x16 p, F32x16 q) {
+  return each(
+      p, q, SEDPA_QUARTERS { return x < y ? x : y; });
 }
-SEDPA_INLINE F32x16 max(F32x16 a, F32x16 b) {
-  SEDPA_LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
-  return a;
+SEDPA_INLINE F32x4 abs(F32x4 x) { return bits_as<F32x4>(bits_as<U32x4>(x) & 0x7fffffffu); }
+SEDPA_INLINE F32x16 abs(F32x16 p) {
+  return each(
+      p, SEDPA_QUARTER { return abs(x); });
 }
-SEDPA_INLINE F32x16 min(F32x16 a, F32x16 b) {
-  SEDPA_LANES a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
-  return a;
-}
-SEDPA_INLINE F32x16 abs(F32x16 a) {
-  SEDPA_LANES a.v[i] = __builtin_fabsf(a.v[i]);
-  return a;
-}
-SEDPA_INLINE F32x16 sqrt(F32x16 a) {
-  SEDPA_LANES a.v[i] = __builtin_sqrtf(a.v[i]);
-  return a;
+SEDPA_INLINE F32x16 sqrt(F32x16 p) {
+  return each(
+      p, SEDPA_QUARTER {
+        return F32x4{__builtin_sqrtf(x[0]), __builtin_sqrtf(x[1]), __builtin_sqrtf(x[2]),
+                     __builtin_sqrtf(x[3])};
+      });
 }
 /// Adding 1.5 * 2^23 leaves no bits below the point; larger numbers (and NaN) are whole already.
-SEDPA_INLINE F32x16 round(F32x16 a) {
+SEDPA_INLINE F32x4 round(F32x4 x) {
   constexpr float kMagic = 0x1.8p23f;
-  SEDPA_LANES a.v[i] = __builtin_fabsf(a.v[i]) < 0x1p22f ? (a.v[i] + kMagic) - kMagic : a.v[i];
-  return a;
+  return abs(x) < 0x1p22f ? (x + kMagic) - kMagic : x;
 }
-SEDPA_INLINE F32x16 scale_by_power_of_two(F32x16 a, F32x16 n) {
-  SEDPA_LANES {
-    // NaN comes here too, and is put back by the caller.
-    const std::int32_t whole =
-        n.v[i] >= -126.0f && n.v[i] <= 128.0f ? static_cast<std::int32_t>(n.v[i]) : std::int32_t{0};
-    a.v[i] *= __builtin_bit_cast(float, (whole + 127) << 23);
-  }
-  return a;
+SEDPA_INLINE F32x16 round(F32x16 p) {
+  return each(
+      p, SEDPA_QUARTER { return round(x); });
 }
-SEDPA_INLINE float reduce_sum(F32x16 a) {
-  for (int half = 8; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
-  }
-  return a.v[0];
+/// Whole numbers that fit; other lanes (NaN too) give the smallest int, as vector conversions do.
+SEDPA_INLINE I32x4 to_int_whole(F32x4 x) {
+  const I32x4 fits = (x >= -0x1p31f) & (x < 0x1p31f);
+  const I32x4 whole = __builtin_convertvector(fits ? x : F32x4{}, I32x4);
+  return fits ? whole : I32x4{} + INT32_MIN;
 }
-SEDPA_INLINE float reduce_max(F32x16 a) {
-  for (int half = 8; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
-  }
-  return a.v[0];
+SEDPA_INLINE F32x16 scale_by_power_of_two(F32x16 p, F32x16 n) {
+  return each(
+      p, n, SEDPA_QUARTERS {
+        const U32x4 biased = bits_as<U32x4>(to_int_whole(y)) + 127u;
+        return x * bits_as<F32x4>(biased << 23);
+      });
+}
+SEDPA_INLINE float reduce_sum(F32x16 p) {
+  const F32x4 four = (p.a + p.b) + (p.c + p.d);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+SEDPA_INLINE float larger(float x, float y) { return x > y ? x : y; }
+SEDPA_INLINE float reduce_max(F32x16 p) {
+  const F32x16 halves = max(p, {p.c, p.d, p.c, p.d});
+  const F32x4 four = halves.a > halves.b ? halves.a : halves.b;
+  return larger(larger(four[0], four[2]), larger(four[1], four[3]));
 }
 
 // --- Masks ------------------------------------------------------------------------------------
-SEDPA_INLINE std::uint16_t less(F32x16 a, F32x16 b) {
-  unsigned bits = 0;
-  SEDPA_LANES bits |= static_cast<unsigned>(a.v[i] < b.v[i]) << i;
-  return static_cast<std::uint16_t>(bits);
+SEDPA_INLINE unsigned mask_bits(I32x4 all_ones) {
+  const I32x4 bits = all_ones & I32x4{1, 2, 4, 8};
+  return static_cast<unsigned>(bits[0] | bits[1] | bits[2] | bits[3]);
 }
-SEDPA_INLINE std::uint16_t unordered(F32x16 a) {
-  unsigned bits = 0;
-  SEDPA_LANES bits |= static_cast<unsigned>(a.v[i] != a.v[i]) << i;
-  return static_cast<std::uint16_t>(bits);
+SEDPA_INLINE std::uint16_t mask_bits(Quarters<I32x4> m) {
+  return static_cast<std::uint16_t>(mask_bits(m.a) | (mask_bits(m.b) << 4) | (mask_bits(m.c) << 8) |
+                                    (mask_bits(m.d) << 12));
+}
+SEDPA_INLINE std::uint16_t less(F32x16 p, F32x16 q) {
+  return mask_bits(each(
+      p, q, SEDPA_QUARTERS { return x < y; }));
+}
+SEDPA_INLINE std::uint16_t unordered(F32x16 p) {
+  return mask_bits(each(
+      p, SEDPA_QUARTER { return x != x; }));
+}
+SEDPA_INLINE I32x4 lane_mask(unsigned bits) {
+  const I32x4 lane = {1, 2, 4, 8};
+  return (lane & static_cast<std::int32_t>(bits)) != 0;
 }
 SEDPA_INLINE F32x16 blend(std::uint16_t bits, F32x16 yes, F32x16 no) {
-  SEDPA_LANES no.v[i] = ((bits >> i) & 1) != 0 ? yes.v[i] : no.v[i];
-  return no;
+  return {lane_mask(bits) ? yes.a : no.a, lane_mask(bits >> 4u) ? yes.b : no.b,
+          lane_mask(bits >> 8u) ? yes.c : no.c, lane_mask(bits >> 12u) ? yes.d : no.d};
 }
 
 // --- Loads and stores -------------------------------------------------------------------------
+SEDPA_INLINE std::size_t bytes_of(std::int64_t count, std::size_t size) {
+  return static_cast<std::size_t>(count >= 16 ? 16 : count) * size;
+}
 SEDPA_INLINE F32x16 load(const void* from) {
   F32x16 r;
-  std::memcpy(r.v, from, sizeof r.v);
+  std::memcpy(&r, from, sizeof r);
   return r;
 }
-SEDPA_INLINE void store(void* to, F32x16 a) { std::memcpy(to, a.v, sizeof a.v); }
+SEDPA_INLINE void store(void* to, F32x16 p) { std::memcpy(to, &p, sizeof p); }
 SEDPA_INLINE F32x16 load_partial(const void* from, std::int64_t count) {
-  F32x16 r = zero();
-  std::memcpy(r.v, from, static_cast<std::size_t>(count >= 16 ? 16 : count) * 4);
-  return r;
+  float all[16] = {};
+  std::memcpy(all, from, bytes_of(count, 4));
+  return load(all);
 }
-SEDPA_INLINE void store_partial(void* to, F32x16 a, std::int64_t count) {
-  std::memcpy(to, a.v, static_cast<std::size_t>(count >= 16 ? 16 : count) * 4);
+SEDPA_INLINE void store_partial(void* to, F32x16 p, std::int64_t count) {
+  float all[16];
+  store(all, p);
+  std::memcpy(to, all, bytes_of(count, 4));
+}
+/// 16 short numbers in the low bits of each lane.
+template <class Small>
+SEDPA_INLINE I32x16 load_widened(const void* from) {
+  Small small[16];
+  std::memcpy(small, from, sizeof small);
+  std::int32_t wide[16];
+  for (int i = 0; i < 16; ++i) wide[i] = small[i];
+  I32x16 r;
+  std::memcpy(&r, wide, sizeof r);
+  return r;
 }
 /// 2^112 takes a half's exponent, put where a float's stands, to its value; the halves below 2^-14
 /// come out right too, as floats have room for them.
-SEDPA_INLINE float from_f16_bits(std::uint32_t half) {
-  const std::uint32_t magnitude = (half & 0x7fffu) << 13;
-  const float value = __builtin_bit_cast(float, magnitude) * 0x1p112f;
-  const std::uint32_t bits =
-      magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : __builtin_bit_cast(std::uint32_t, value);
-  return __builtin_bit_cast(float, bits | ((half & 0x8000u) << 16));
+SEDPA_INLINE F32x16 load_f16(const void* from) {
+  return each(
+      load_widened<std::uint16_t>(from), SEDPA_QUARTER {
+        const U32x4 half = bits_as<U32x4>(x);
+        const U32x4 magnitude = (half & 0x7fffu) << 13;
+        const U32x4 value = bits_as<U32x4>(bits_as<F32x4>(magnitude) * 0x1p112f);
+        const U32x4 special = magnitude | 0x7f800000u;
+        return bits_as<F32x4>((magnitude >= 0x0f800000u ? special : value) |
+                              ((half & 0x8000u) << 16));
+      });
 }
 SEDPA_INLINE F32x16 load_f16_partial(const void* from, std::int64_t count) {
   std::uint16_t bits[16] = {};
-  std::memcpy(bits, from, static_cast<std::size_t>(count >= 16 ? 16 : count) * 2);
-  F32x16 r;
-  SEDPA_LANES r.v[i] = from_f16_bits(bits[i]);
-  return r;
+  std::memcpy(bits, from, bytes_of(count, 2));
+  return load_f16(bits);
 }
-SEDPA_INLINE F32x16 load_f16(const void* from) { return load_f16_partial(from, 16); }
+SEDPA_INLINE F32x16 load_bf16(const void* from) {
+  return each(
+      load_widened<std::uint16_t>(from),
+      SEDPA_QUARTER { return bits_as<F32x4>(bits_as<U32x4>(x) << 16); });
+}
 SEDPA_INLINE F32x16 load_bf16_partial(const void* from, std::int64_t count) {
   std::uint16_t bits[16] = {};
-  std::memcpy(bits, from, static_cast<std::size_t>(count >= 16 ? 16 : count) * 2);
-  F32x16 r;
-  SEDPA_LANES r.v[i] = __builtin_bit_cast(float, static_cast<std::uint32_t>(bits[i]) << 16);
-  return r;
+  std::memcpy(bits, from, bytes_of(count, 2));
+  return load_bf16(bits);
 }
-SEDPA_INLINE F32x16 load_bf16(const void* from) { return load_bf16_partial(from, 16); }
 SEDPA_INLINE void split_pairs(const void* from, F32x16& first, F32x16& second) {
-  std::uint32_t bits[16];
-  std::memcpy(bits, from, sizeof bits);
-  SEDPA_LANES {
-    first.v[i] = __builtin_bit_cast(float, bits[i] << 16);
-    second.v[i] = __builtin_bit_cast(float, bits[i] & 0xffff0000u);
-  }
+  Quarters<U32x4> bits;
+  std::memcpy(&bits, from, sizeof bits);
+  first = each(
+      bits, SEDPA_QUARTER { return bits_as<F32x4>(x << 16); });
+  second = each(
+      bits, SEDPA_QUARTER { return bits_as<F32x4>(x & 0xffff0000u); });
 }
-SEDPA_INLINE F32x16 load_i8(const void* from) {
-  std::int8_t bytes[16];
-  std::memcpy(bytes, from, sizeof bytes);
-  F32x16 r;
-  SEDPA_LANES r.v[i] = bytes[i];
-  return r;
+SEDPA_INLINE F32x16 to_float(I32x16 p) {
+  return each(
+      p, SEDPA_QUARTER { return __builtin_convertvector(x, F32x4); });
 }
-SEDPA_INLINE F32x16 load_u8(const void* from) {
-  std::uint8_t bytes[16];
-  std::memcpy(bytes, from, sizeof bytes);
-  F32x16 r;
-  SEDPA_LANES r.v[i] = bytes[i];
-  return r;
-}
-SEDPA_INLINE void store_f16_partial(void* to, F32x16 a, std::int64_t count) {
+SEDPA_INLINE F32x16 load_i8(const void* from) { return to_float(load_widened<std::int8_t>(from)); }
+SEDPA_INLINE F32x16 load_u8(const void* from) { return to_float(load_widened<std::uint8_t>(from)); }
+SEDPA_INLINE void store_f16(void* to, F32x16 p) {
+  float all[16];
+  store(all, p);
   std::uint16_t bits[16];
-  SEDPA_LANES bits[i] = f32_to_f16(a.v[i]);
-  std::memcpy(to, bits, static_cast<std::size_t>(count >= 16 ? 16 : count) * 2);
+  for (int i = 0; i < 16; ++i) bits[i] = f32_to_f16(all[i]);
+  std::memcpy(to, bits, sizeof bits);
 }
-SEDPA_INLINE void store_f16(void* to, F32x16 a) { store_f16_partial(to, a, 16); }
-SEDPA_INLINE std::uint32_t bf16_bits(float value) {
-  const auto bits = __builtin_bit_cast(std::uint32_t, value);
-  const std::uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-  return (value != value ? bits | 0x400000u : rounded) >> 16;
-}
-SEDPA_INLINE void store_bf16_partial(void* to, F32x16 a, std::int64_t count) {
+SEDPA_INLINE void store_f16_partial(void* to, F32x16 p, std::int64_t count) {
   std::uint16_t bits[16];
-  SEDPA_LANES bits[i] = static_cast<std::uint16_t>(bf16_bits(a.v[i]));
-  std::memcpy(to, bits, static_cast<std::size_t>(count >= 16 ? 16 : count) * 2);
+  store_f16(bits, p);
+  std::memcpy(to, bits, bytes_of(count, 2));
 }
-SEDPA_INLINE void store_bf16(void* to, F32x16 a) { store_bf16_partial(to, a, 16); }
+SEDPA_INLINE void store_bf16(void* to, F32x16 p) {
+  const auto rounded = each(
+      p, SEDPA_QUARTER {
+        const U32x4 bits = bits_as<U32x4>(x);
+        const U32x4 near = bits + 0x7fffu + ((bits >> 16) & 1u);
+        return (x != x ? bits | 0x400000u : near) >> 16;
+      });
+  std::uint32_t wide[16];
+  std::memcpy(wide, &rounded, sizeof wide);
+  std::uint16_t bits[16];
+  for (int i = 0; i < 16; ++i) bits[i] = static_cast<std::uint16_t>(wide[i]);
+  std::memcpy(to, bits, sizeof bits);
+}
+SEDPA_INLINE void store_bf16_partial(void* to, F32x16 p, std::int64_t count) {
+  std::uint16_t bits[16];
+  store_bf16(bits, p);
+  std::memcpy(to, bits, bytes_of(count, 2));
+}
 
 // --- Ints -------------------------------------------------------------------------------------
-/// Sums wrap around, as vectors do.
-SEDPA_INLINE std::int32_t wrap(std::uint32_t x) { return static_cast<std::int32_t>(x); }
 SEDPA_INLINE I32x16 broadcast_int(std::int32_t x) {
-  I32x16 r;
-  SEDPA_LANES r.v[i] = x;
-  return r;
+  const I32x4 all = {x, x, x, x};
+  return {all, all, all, all};
 }
 SEDPA_INLINE I32x16 zero_int() { return broadcast_int(0); }
-SEDPA_INLINE I32x16 operator+(I32x16 a, I32x16 b) {
-  SEDPA_LANES a.v[i] =
-      wrap(static_cast<std::uint32_t>(a.v[i]) + static_cast<std::uint32_t>(b.v[i]));
-  return a;
+/// Sums wrap around, as vectors do.
+SEDPA_INLINE I32x16 operator+(I32x16 p, I32x16 q) {
+  return each(
+      p, q, SEDPA_QUARTERS { return bits_as<I32x4>(bits_as<U32x4>(x) + bits_as<U32x4>(y)); });
 }
-SEDPA_INLINE I32x16 operator-(I32x16 a, I32x16 b) {
-  SEDPA_LANES a.v[i] =
-      wrap(static_cast<std::uint32_t>(a.v[i]) - static_cast<std::uint32_t>(b.v[i]));
-  return a;
+SEDPA_INLINE I32x16 operator-(I32x16 p, I32x16 q) {
+  return each(
+      p, q, SEDPA_QUARTERS { return bits_as<I32x4>(bits_as<U32x4>(x) - bits_as<U32x4>(y)); });
 }
 template <int kBits>
-SEDPA_INLINE I32x16 shift_left(I32x16 a) {
-  SEDPA_LANES a.v[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v[i]) << kBits);
-  return a;
+SEDPA_INLINE I32x16 shift_left(I32x16 p) {
+  return each(
+      p, SEDPA_QUARTER { return bits_as<I32x4>(bits_as<U32x4>(x) << kBits); });
 }
-SEDPA_INLINE F32x16 to_float(I32x16 a) {
-  F32x16 r;
-  SEDPA_LANES r.v[i] = static_cast<float>(a.v[i]);
-  return r;
+SEDPA_INLINE I32x16 to_int(F32x16 p) {
+  return each(
+      p, SEDPA_QUARTER { return to_int_whole(round(x)); });
 }
-SEDPA_INLINE I32x16 to_int(F32x16 a) {
-  const F32x16 whole = round(a);
-  I32x16 r;
-  SEDPA_LANES {
-    // As the vector conversions have it: what no int can hold (and NaN) is the smallest.
-    const bool fits = whole.v[i] >= -0x1p31f && whole.v[i] < 0x1p31f;
-    r.v[i] = fits ? static_cast<std::int32_t>(whole.v[i]) : INT32_MIN;
-  }
-  return r;
+SEDPA_INLINE std::int32_t reduce_sum(I32x16 p) {
+  const I32x16 halves = p + I32x16{p.c, p.d, p.c, p.d};
+  const U32x4 four = bits_as<U32x4>(halves.a) + bits_as<U32x4>(halves.b);
+  return static_cast<std::int32_t>(four[0] + four[1] + four[2] + four[3]);
 }
-SEDPA_INLINE std::int32_t reduce_sum(I32x16 a) {
-  std::uint32_t sum = 0;
-  SEDPA_LANES sum += static_cast<std::uint32_t>(a.v[i]);
-  return wrap(sum);
-}
-SEDPA_INLINE void store_i8(void* to, I32x16 a) {
+SEDPA_INLINE void store_i8(void* to, I32x16 p) {
+  std::int32_t wide[16];
+  std::memcpy(wide, &p, sizeof wide);
   std::int8_t bytes[16];
-  SEDPA_LANES bytes[i] = static_cast<std::int8_t>(a.v[i]);
+  for (int i = 0; i < 16; ++i) bytes[i] = static_cast<std::int8_t>(wide[i]);
   std::memcpy(to, bytes, sizeof bytes);
 }
-
 SEDPA_INLINE I32x16 load_ints(const void* from) {
   I32x16 r;
-  std::memcpy(r.v, from, sizeof r.v);
+  std::memcpy(&r, from, sizeof r);
   return r;
 }
 
 // --- Bytes ------------------------------------------------------------------------------------
 SEDPA_INLINE U8x64 load_bytes(const void* from) {
   U8x64 r;
-  std::memcpy(r.v, from, sizeof r.v);
+  std::memcpy(&r, from, sizeof r);
   return r;
 }
-SEDPA_INLINE U8x64 operator&(U8x64 a, U8x64 b) {
-  for (int i = 0; i < 64; ++i) a.v[i] &= b.v[i];
-  return a;
+SEDPA_INLINE U8x64 operator&(U8x64 p, U8x64 q) {
+  return each(
+      p, q, SEDPA_QUARTERS { return x & y; });
 }
-SEDPA_INLINE U8x64 operator|(U8x64 a, U8x64 b) {
-  for (int i = 0; i < 64; ++i) a.v[i] |= b.v[i];
-  return a;
+SEDPA_INLINE U8x64 operator|(U8x64 p, U8x64 q) {
+  return each(
+      p, q, SEDPA_QUARTERS { return x | y; });
 }
-SEDPA_INLINE U8x64 broadcast_byte(std::uint8_t x) {
-  U8x64 r;
-  for (int i = 0; i < 64; ++i) r.v[i] = x;
-  return r;
-}
-/// What the vector shifts carry over from the neighbour byte, these do not; callers mask it away.
-template <int kBits>
-SEDPA_INLINE U8x64 shift_right(U8x64 a) {
-  for (int i = 0; i < 64; ++i) a.v[i] = static_cast<std::uint8_t>(a.v[i] >> kBits);
-  return a;
+SEDPA_INLINE U8x64 broadcast_byte(std::uint8_t byte) {
+  const U8x16 all = U8x16{} + byte;
+  return {all, all, all, all};
 }
 template <int kBits>
-SEDPA_INLINE U8x64 shift_left(U8x64 a) {
-  for (int i = 0; i < 64; ++i) a.v[i] = static_cast<std::uint8_t>(a.v[i] << kBits);
-  return a;
+SEDPA_INLINE U8x64 shift_right(U8x64 p) {
+  return each(
+      p, SEDPA_QUARTER { return bits_as<U8x16>(bits_as<U32x4>(x) >> kBits); });
 }
-SEDPA_INLINE U8x64 lookup(const std::uint8_t* table, U8x64 a) {
-  for (int i = 0; i < 64; ++i) a.v[i] = table[a.v[i]];
-  return a;
+template <int kBits>
+SEDPA_INLINE U8x64 shift_left(U8x64 p) {
+  return each(
+      p, SEDPA_QUARTER { return bits_as<U8x16>(bits_as<U32x4>(x) << kBits); });
+}
+SEDPA_INLINE U8x64 lookup(const std::uint8_t* table, U8x64 p) {
+  std::uint8_t bytes[64];
+  std::memcpy(bytes, &p, sizeof bytes);
+  for (std::uint8_t& byte : bytes) byte = table[byte];
+  return load_bytes(bytes);
 }
 
 // --- Products of bytes ------------------------------------------------------------------------
-SEDPA_INLINE I32x16 dot4(I32x16 sum, U8x64 w, const std::int8_t* x) {
-  for (int i = 0; i < 64; ++i) sum.v[i / 4] += w.v[i] * x[i % 4];
-  return sum;
+/// Sums of pairs of products in 16 bits, which hold 128 * 127 * 2: `even` and `odd` are the codes
+/// at even and odd places as 16-bit numbers.
+SEDPA_INLINE I32x4 add_dot4(I32x4 sum, I16x8 even, I16x8 odd, const std::int8_t* x) {
+  const std::int16_t x0 = x[0];
+  const std::int16_t x1 = x[1];
+  const std::int16_t x2 = x[2];
+  const std::int16_t x3 = x[3];
+  const I16x8 pairs =
+      even * I16x8{x0, x2, x0, x2, x0, x2, x0, x2} + odd * I16x8{x1, x3, x1, x3, x1, x3, x1, x3};
+  const I32x4 both = bits_as<I32x4>(pairs);
+  const I32x4 low = bits_as<I32x4>(bits_as<U32x4>(both) << 16) >> 16;
+  return sum + low + (both >> 16);
 }
-SEDPA_INLINE I32x16 dot4_centred_start(std::int32_t minus_sum) {
-  return broadcast_int(minus_sum * 128);
+SEDPA_INLINE I32x16 dot4(I32x16 sum, U8x64 w, const std::int8_t* at) {
+  return each(
+      sum, w, [at](I32x4 x, U8x16 y) __attribute__((always_inline)) {
+        const I16x8 code = bits_as<I16x8>(y);
+        return add_dot4(x, code & 0xff, code >> 8, at);
+      });
 }
-SEDPA_INLINE I32x16 dot4_centred(I32x16 sum, U8x64 w, const std::int8_t* x) {
-  return dot4(sum, w, x);
+SEDPA_INLINE I32x16 dot4_centred_start(std::int32_t) { return zero_int(); }
+SEDPA_INLINE I32x16 dot4_centred(I32x16 sum, U8x64 w, const std::int8_t* at) {
+  return each(
+      sum, w, [at](I32x4 x, U8x16 y) __attribute__((always_inline)) {
+        const I16x8 value = bits_as<I16x8>(y ^ 0x80);
+        const I16x8 raised = bits_as<I16x8>(bits_as<U32x4>(value) << 8);  // bytes 0 and 2 move up
+        return add_dot4(x, raised >> 8, value >> 8, at);
+      });
 }
+
+#undef SEDPA_QUARTER
+#undef SEDPA_QUARTERS
 
 }  // namespace sedpa::cpu::SEDPA_ISA
