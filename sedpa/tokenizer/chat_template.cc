@@ -112,8 +112,8 @@ void read_mistral(const std::string& jinja, ChatTemplate& chat) {
   chat.user_suffix = literal_around(jinja, "[/INST]");
   static constexpr std::string_view kAnswer =
       R"((['"]) \1\s*\+\s*message(\[['"]content['"]\]|\.content)(\s*\|\s*trim)?\s*\+\s*eos_token)";
-  chat.answer_prefix = matches(jinja, kAnswer) ? " " : "";
-  chat.answer_suffix = matches(jinja, R"(eos_token\s*\+\s*(['"]) \1)") ? " " : "";
+  if (matches(jinja, kAnswer)) chat.answer_prefix.assign(1, ' ');
+  if (matches(jinja, R"(eos_token\s*\+\s*(['"]) \1)")) chat.answer_suffix.assign(1, ' ');
   chat.system_in_last_turn = matches(jinja, R"(loop\.last and system_message)");
   chat.trim_answers =
       matches(jinja, R"(message(\[['"]content['"]\]|\.content)\s*\|\s*trim\s*\+\s*eos_token)");

@@ -28,12 +28,12 @@ class Tokenizer {
 
   /// The texts of those files; an empty view is an absent file.
   struct HuggingfaceFiles {
-    std::string_view tokenizer_json;
-    std::string_view tokenizer_model;
-    std::string_view tokenizer_config_json;
-    std::string_view special_tokens_map_json;
-    std::string_view generation_config_json;
-    std::string_view chat_template;
+    std::string_view tokenizer_json = {};
+    std::string_view tokenizer_model = {};
+    std::string_view tokenizer_config_json = {};
+    std::string_view special_tokens_map_json = {};
+    std::string_view generation_config_json = {};
+    std::string_view chat_template = {};
   };
   /// As from_huggingface, from memory; `name` stands before the file's name in errors.
   static Tokenizer from_memory(const HuggingfaceFiles& files, const std::string& name);
