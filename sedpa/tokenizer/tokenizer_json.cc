@@ -7,18 +7,16 @@
 #include <vector>
 
 #include "sedpa/core/fail.h"
-#include "sedpa/format/json.h"
 #include "sedpa/format/printable.h"
 #include "sedpa/tokenizer/json_field.h"
 #include "sedpa/tokenizer/published_patterns.h"
 #include "sedpa/tokenizer/readers.h"
 #include "sedpa/tokenizer/spaces.h"
+#include "sedpa/tokenizer/tokenizer_document.h"
 
 namespace sedpa {
 
 namespace {
-
-constexpr std::size_t kMaxBytes = std::size_t{128} << 20;
 
 /// A choice among names; throws with all of them when it is none.
 template <class Value, std::size_t kCount>
@@ -103,40 +101,38 @@ bool is_byte_token(std::string_view text) {
 }
 
 /// Ids in the file need not come in order, and added tokens continue or repeat them.
-void read_vocabulary(const JsonField& vocab, const std::vector<AddedToken>& added,
+void read_vocabulary(const TokenizerDocument& document, const std::vector<AddedToken>& added,
                      bool byte_fallback, Vocabulary& vocabulary) {
+  const std::string& name = vocabulary.name();
   std::size_t largest = 0;
+  // Holes are few in any real file; a lone huge id would only ask for memory.
+  const std::size_t limit = 2 * (document.vocab.size() + added.size()) + 4096;
   const auto check_id = [&](std::int64_t id, std::string_view text) {
-    // Holes are few in any real file; a lone huge id would only ask for memory.
-    const auto limit = static_cast<std::int64_t>(2 * (vocab.object().size() + added.size()) + 4096);
-    if (id < 0 || id >= limit) {
-      fail("{}: token {} has id {}, expected 0 to {}", vocab.where(), printable(text), id,
-           limit - 1);
+    if (id < 0 || static_cast<std::uint64_t>(id) >= limit) {
+      fail("{}: token {} has id {}, expected 0 to {}", name, printable(text), id, limit - 1);
     }
     largest = std::max(largest, static_cast<std::size_t>(id) + 1);
   };
-  for (auto entry = vocab.object().begin(); entry != vocab.object().end(); ++entry) {
-    if (!entry->is_number_integer()) vocab[entry.key()].expected("a token id");
-    check_id(entry->get<std::int64_t>(), entry.key());
-  }
+  for (const auto& [text, id] : document.vocab) check_id(id, document.text(text));
   for (const AddedToken& token : added) check_id(token.token.id, token.token.text);
 
   std::vector<std::string_view> texts(largest);
   std::vector<TokenKind> kinds(largest, TokenKind::normal);
-  for (auto entry = vocab.object().begin(); entry != vocab.object().end(); ++entry) {
-    const auto id = entry->get<std::size_t>();
+  for (const auto& [place, number] : document.vocab) {
+    const std::string_view text = document.text(place);
+    const auto id = static_cast<std::size_t>(number);
     if (!texts[id].empty()) {
-      fail("{}: tokens {} and {} have the same id {}", vocab.where(), printable(texts[id]),
-           printable(entry.key()), id);
+      fail("{}: tokens {} and {} have the same id {}", name, printable(texts[id]), printable(text),
+           id);
     }
-    texts[id] = entry.key();
-    if (byte_fallback && is_byte_token(entry.key())) kinds[id] = TokenKind::byte;
+    texts[id] = text;
+    if (byte_fallback && is_byte_token(text)) kinds[id] = TokenKind::byte;
   }
   for (const AddedToken& token : added) {
     const auto id = static_cast<std::size_t>(token.token.id);
     if (!texts[id].empty() && texts[id] != token.token.text) {
-      fail("{}: added token {} has id {}, which is {}", vocabulary.name(),
-           printable(token.token.text), id, printable(texts[id]));
+      fail("{}: added token {} has id {}, which is {}", name, printable(token.token.text), id,
+           printable(texts[id]));
     }
     texts[id] = token.token.text;
     kinds[id] = token.special ? TokenKind::control : TokenKind::user_defined;
@@ -148,25 +144,6 @@ void read_vocabulary(const JsonField& vocab, const std::vector<AddedToken>& adde
     } else {
       vocabulary.add(texts[id], kinds[id]);
     }
-  }
-}
-
-void read_merges(const JsonField& list, const Vocabulary& vocabulary, MergeTable& merges) {
-  const nlohmann::json& lines = list.array();
-  merges.reserve(lines.size());
-  for (std::size_t i = 0; i < lines.size(); ++i) {
-    const nlohmann::json& line = lines[i];
-    if (line.is_array() && line.size() == 2 && line[0].is_string() && line[1].is_string()) {
-      add_merge(merges, vocabulary, line[0].get_ref<const std::string&>(),
-                line[1].get_ref<const std::string&>());
-      continue;
-    }
-    const std::string_view pair = list[i].string();
-    const std::size_t space = pair.find(' ');
-    if (space == std::string_view::npos || pair.find(' ', space + 1) != std::string_view::npos) {
-      list[i].expected("two tokens with one space between them");
-    }
-    add_merge(merges, vocabulary, pair.substr(0, space), pair.substr(space + 1));
   }
 }
 
@@ -339,7 +316,8 @@ void read_post_processor(const JsonField& root, TokenizerSpec& spec) {
   });
 }
 
-void read_model(const JsonField& model, const std::vector<AddedToken>& added, TokenizerSpec& spec) {
+void read_model(const TokenizerDocument& document, const JsonField& model,
+                const std::vector<AddedToken>& added, TokenizerSpec& spec) {
   if (!model["type"].absent() && model["type"].string() != "BPE") {
     model["type"].expected("BPE, the only model that is supported");
   }
@@ -351,13 +329,18 @@ void read_model(const JsonField& model, const std::vector<AddedToken>& added, To
   spec.bpe.byte_fallback = model["byte_fallback"].boolean(false);
   spec.bpe.ignore_merges = model["ignore_merges"].boolean(false);
   spec.bpe.fuse_unknown = model["fuse_unk"].boolean(false);
-  read_vocabulary(model["vocab"], added, spec.bpe.byte_fallback, spec.vocabulary);
+  (void)model["vocab"].object();  // its entries are in document.vocab
+  read_vocabulary(document, added, spec.bpe.byte_fallback, spec.vocabulary);
   if (!model["unk_token"].absent()) {
     spec.bpe.unknown = spec.vocabulary.find(model["unk_token"].string());
     if (spec.bpe.unknown < 0) model["unk_token"].expected("a token of the vocabulary");
     spec.vocabulary.set_kind(spec.bpe.unknown, TokenKind::unknown);
   }
-  read_merges(model["merges"], spec.vocabulary, spec.bpe.merges);
+  (void)model["merges"].array();  // its entries are in document.merges
+  spec.bpe.merges.reserve(document.merges.size());
+  for (const auto& [left, right] : document.merges) {
+    add_merge(spec.bpe.merges, spec.vocabulary, document.text(left), document.text(right));
+  }
 }
 
 void list_added_tokens(const std::vector<AddedToken>& added, TokenizerSpec& spec) {
@@ -374,12 +357,12 @@ void list_added_tokens(const std::vector<AddedToken>& added, TokenizerSpec& spec
 }  // namespace
 
 TokenizerSpec read_tokenizer_json(std::string_view text, const std::string& name) {
-  const nlohmann::json json = parse_json(text, name, kMaxBytes);
-  const JsonField root(json, name);
+  const TokenizerDocument document = parse_tokenizer_document(text, name);
+  const JsonField root(document.rest, name);
   TokenizerSpec spec(name);
   spec.bpe.model = MergeModel::characters;
   const std::vector<AddedToken> added = read_added_tokens(root["added_tokens"]);
-  read_model(root["model"], added, spec);
+  read_model(document, root["model"], added, spec);
   read_normalizer(root["normalizer"], spec);
   read_pretokenizer(root["pre_tokenizer"], spec);
   check_decoder(root["decoder"]);

@@ -165,7 +165,7 @@ TEST(HostileJson, NotJson) {
 TEST(HostileJson, Model) {
   expect_json_error("/model/type", "Unigram", {"model.type", "\"Unigram\"", "BPE"});
   expect_json_error("/model/vocab", Json::array(), {"model.vocab", "array", "object"});
-  expect_json_error("/model/vocab/c", "x", {"model.vocab.c", "token id"});
+  expect_json_error("/model/vocab/c", "x", {"model.vocab", "\"c\"", "token id"});
   expect_json_error("/model/vocab/c", -1, {"\"c\" has id -1"});
   expect_json_error("/model/vocab/c", 1u << 30, {"\"c\" has id 1073741824"});
   expect_json_error("/model/vocab/c", 18446744073709551615u, {"\"c\" has id"});
@@ -177,6 +177,12 @@ TEST(HostileJson, Model) {
   expect_json_error("/model/unk_token", "?", {"model.unk_token", "\"?\""});
   expect_json_error("/model/byte_fallback", 1, {"model.byte_fallback", "true or false"});
   expect_json_error("/model/end_of_word_suffix", "</w>", {"end_of_word_suffix", "\"</w>\""});
+}
+
+TEST(HostileJson, TokensTwice) {
+  const std::string text = R"({"model": {"vocab": {"a": 0, "b": 1, "a": 2}, "merges": []}})";
+  expect_error([&] { (void)Tokenizer::from_memory({.tokenizer_json = text}, "d/"); },
+               {"d/tokenizer.json", "token 2 is a second \"a\"", "token 0"});
 }
 
 TEST(HostileJson, Steps) {
