@@ -92,7 +92,7 @@ const Tokenizer& Engine::tokenizer() const {
 
 std::string Engine::fingerprint() const {
   std::string all = checkpoint_.fingerprint();
-  for (const LoraAdapter& adapter : adapters_) all += "+" + adapter.fingerprint();
+  for (const LoraAdapter& adapter : adapters_) all.append("+").append(adapter.fingerprint());
   const ModelConfig& c = config();
   all += fmt::format("@{}/{}x{}", c.rope_base, static_cast<int>(c.rope_scaling.method),
                      c.rope_scaling.factor);

@@ -172,10 +172,11 @@ std::span<const std::byte> SessionFile::take(std::uint64_t count, std::uint64_t 
 
 void SessionFile::read() {
   const std::string& path = file_.path();
-  const auto preamble = take(kPreamble, 1, "preamble");
-  if (std::memcmp(preamble.data(), kMagic.data(), kMagic.size()) != 0) {
+  const auto start = file_.bytes().first(std::min(kMagic.size(), file_.bytes().size()));
+  if (!std::ranges::equal(start, std::as_bytes(std::span(kMagic)))) {
     fail("{}: is not a session file, expected it to begin with {}", path, kMagic);
   }
+  const auto preamble = take(kPreamble, 1, "preamble");
   std::uint32_t version = 0;
   std::uint32_t header_bytes = 0;
   std::uint64_t expected_hash = 0;

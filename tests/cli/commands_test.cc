@@ -1,4 +1,5 @@
 // What the subcommands print when all is well.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -61,10 +62,8 @@ TEST_F(Commands, HelpHasAnExample) {
 TEST_F(Commands, TokenizeGivesTheTokenizersIds) {
   const std::string text = "What is in the book?\n";
   const Tokenizer tokenizer = Tokenizer::from_gguf(GgufFile::open(model_));
-  std::string expected;
-  for (const std::int32_t id : tokenizer.encode(text, true, true)) {
-    expected += (expected.empty() ? "" : ",") + std::to_string(id);
-  }
+  const std::string expected =
+      fmt::format("{}", fmt::join(tokenizer.encode(text, true, true), ","));
   EXPECT_EQ(run_sedpa({"tokenize", "-m", model_, "-p", text}).out, expected + "\n");
   EXPECT_EQ(run_sedpa({"tokenize", "-m", model_, "-f", "-"}, text).out, expected + "\n");
   EXPECT_EQ(run_sedpa({"tokenize", "-m", model_, "-f", folder_.put("text", text)}).out,
