@@ -239,8 +239,9 @@ TEST_F(CopyingModel, TheHeadThatCopiesFromFarAwayScoresHighest) {
   tokens[299] = kQuestion;
   OutputError measure(engine, {.context = 300, .sink = 16, .recent = 32, .kv = KvDtype::f32});
   const RowLosses losses = measure.measure(tokens, std::vector<std::int64_t>{298, 299});
-  // The answer is all that the layer says; the other head says the same under the window.
-  EXPECT_GT(losses.loss(1, 0, 1), 0.8f);
+  // Both heads say a vector of the same length, at right angles; the copying head's is all lost,
+  // the other says the same under the window.
+  EXPECT_NEAR(losses.loss(1, 0, 1), std::sqrt(0.5), 0.01);
   EXPECT_LT(losses.loss(1, 0, 0), 0.05f);
   // A plain token asks for nothing: what the copying head loses there is one token in 300.
   EXPECT_LT(losses.loss(0, 0, 1), 0.05f);
