@@ -102,8 +102,9 @@ void add_all() {
     // Enough layers that no cache holds them.
     for (const KvDtype dtype :
          {KvDtype::f32, KvDtype::f16, KvDtype::bf16, KvDtype::q8, KvDtype::q4}) {
-      const std::string what = "_" + std::string(name(dtype)) + "/depth:4096" + suffix;
+      const std::string what = "_" + std::string(name(dtype)) + suffix;
       add("decode" + what, {.dtype = dtype, .past = 4096, .threads = threads, .layers = 30});
+      add("decode_cached" + what, {.dtype = dtype, .past = 768, .threads = threads});
       add("decode_llama8b" + what,
           {.shape = llama8b, .dtype = dtype, .past = 4096, .threads = threads, .layers = 6});
     }

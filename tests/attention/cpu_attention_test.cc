@@ -220,7 +220,8 @@ const HeadClass kFull;
 TEST(CpuAttention, BothClassesAnyChunkEveryIsaAndDtype) {
   // Layers with all, some and no retrieval heads; the ring wraps many times.
   const Model m = make_model(3, 3, 64, {3, 1, 0}, kFull, HeadClass::window(4, 0, 16), 150);
-  expect_reference(m, all_settings(2), {{1}, {7}, {64}, {150}});
+  expect_reference(m, all_settings(1), {{1}, {7}, {64}, {150}});
+  expect_reference(m, {{best_isa(), Compute::f32, KvDtype::f16, 2}}, {{140, 1}, {7}});
 }
 
 TEST(CpuAttention, RetrievalHeadsMayBeWindowsWithASample) {
@@ -281,7 +282,7 @@ TEST(CpuAttention, ManyThreadsShareFewHeads) {
   for (const int threads : {1, 2, 5, 16}) {
     const Setting setting = {best_isa(), Compute::f32, KvDtype::f16, threads};
     for (const std::vector<std::int64_t>& chunks :
-         {std::vector<std::int64_t>{1480, 1}, std::vector<std::int64_t>{1300, 9}}) {
+         {std::vector<std::int64_t>{1497, 1}, std::vector<std::int64_t>{1482, 9}}) {
       const auto outs = run(m, setting, chunks);
       EXPECT_LE(largest_error(outs[0], expected), bound(setting)) << label(setting);
     }
@@ -292,8 +293,8 @@ TEST(CpuAttention, RepeatsBitForBit) {
   const Model m = make_model(3, 3, 64, {3, 1, 0}, kFull, HeadClass::window(16, 0, 64), 600);
   for (const Compute compute : {Compute::f32, Compute::fast}) {
     const Setting setting = {best_isa(), compute, KvDtype::f16, 4};
-    const auto first = run(m, setting, {580, 1});
-    for (int i = 0; i < 5; ++i) EXPECT_EQ(run(m, setting, {580, 1}), first) << label(setting);
+    const auto first = run(m, setting, {590, 1});
+    for (int i = 0; i < 4; ++i) EXPECT_EQ(run(m, setting, {590, 1}), first) << label(setting);
   }
 }
 

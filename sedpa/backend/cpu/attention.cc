@@ -352,41 +352,52 @@ void CpuAttention::State::run_direct(const WorkPiece& piece, const HeadSource& s
                                        .max = room.max,
                                        .sum = room.sum,
                                        .out = room.out,
-                                       .scores = room.scores};
+                                       .scores = room.scores,
+                                       .parts = room.bias};
 
-  // One query sees exactly what is stored, in rank order, and then itself.
+  // One query sees exactly what is stored, in rank order, and then itself. Addresses are a step
+  // ahead, so that rows are asked for before they are needed.
   const StepClass& of = classes[piece.head_class];
   const std::int64_t stored = of.stored.count();
-  const auto gather = [&](std::int64_t begin, int half) {
-    const auto count = static_cast<int>(std::min<std::int64_t>(kDirectKeys, piece.key_end - begin));
-    const std::byte** key_rows = room.key_rows + half * kDirectKeys;
-    const std::byte** value_rows = room.value_rows + half * kDirectKeys;
-    for (int i = 0; i < count; ++i) {
-      const std::int64_t rank = begin + i;
-      if (rank < stored) {
-        const std::int64_t slot = of.slots.empty() ? rank : of.slots[rank];
-        key_rows[i] = source.block->key(source.head, slot);
-        value_rows[i] = source.block->value(source.head, slot);
-      } else {
-        key_rows[i] = source.own_keys;
-        value_rows[i] = source.own_values;
+  const std::byte* cache_keys = source.block->key(source.head, 0);
+  const std::byte* cache_values = source.block->value(source.head, 0);
+  const auto gather = [&](std::int64_t begin, int to) {  // the step that begins there
+    const std::byte** key_rows = room.key_rows + to * kDirectKeys;
+    const std::byte** value_rows = room.value_rows + to * kDirectKeys;
+    const auto count =
+        static_cast<int>(std::clamp<std::int64_t>(piece.key_end - begin, 0, kDirectKeys));
+    const auto cached = static_cast<int>(std::clamp<std::int64_t>(stored - begin, 0, count));
+    if (of.kept.full) {
+      for (int i = 0; i < cached; ++i) {
+        key_rows[i] = cache_keys + (begin + i) * row_bytes;
+        value_rows[i] = cache_values + (begin + i) * row_bytes;
       }
+    } else {
+      for (int i = 0; i < cached; ++i) {
+        key_rows[i] = cache_keys + of.slots[begin + i] * row_bytes;
+        value_rows[i] = cache_values + of.slots[begin + i] * row_bytes;
+      }
+    }
+    if (cached < count) {
+      key_rows[cached] = source.own_keys;
+      value_rows[cached] = source.own_values;
     }
     return count;
   };
+  gather(piece.key_begin, 0);
   int half = 0;
-  int count = gather(piece.key_begin, half);
   for (std::int64_t at = piece.key_begin; at < piece.key_end; at += kDirectKeys) {
-    const int next = at + kDirectKeys < piece.key_end ? gather(at + kDirectKeys, 1 - half) : 0;
-    kernels.step_direct(direct_rows, dtype,
-                        {.keys = room.key_rows + half * kDirectKeys,
-                         .values = room.value_rows + half * kDirectKeys,
-                         .count = count,
-                         .next_keys = room.key_rows + (1 - half) * kDirectKeys,
-                         .next_count = next,
-                         .row_bytes = row_bytes});
+    const int later = gather(at + kDirectKeys, 1 - half);
+    kernels.step_direct(
+        direct_rows, dtype,
+        {.keys = room.key_rows + half * kDirectKeys,
+         .values = room.value_rows + half * kDirectKeys,
+         .count = static_cast<int>(std::min<std::int64_t>(kDirectKeys, piece.key_end - at)),
+         .later_keys = room.key_rows + (1 - half) * kDirectKeys,
+         .later_values = room.value_rows + (1 - half) * kDirectKeys,
+         .later_count = later,
+         .row_bytes = row_bytes});
     half = 1 - half;
-    count = next;
   }
 
   if (piece.partial >= 0) {

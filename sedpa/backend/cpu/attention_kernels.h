@@ -26,7 +26,7 @@ namespace sedpa::cpu {
 inline constexpr int kKeyTile = 128;    // keys of one step of the tile way
 inline constexpr int kTileRows = 192;   // query rows that a tile aims at
 inline constexpr int kGroupRows = 48;   // query rows that share a pass over the keys
-inline constexpr int kDirectKeys = 64;  // keys of one step of the direct way
+inline constexpr int kDirectKeys = 32;  // keys of one step of the direct way
 inline constexpr int kDirectRows = 4;   // query rows that share a pass over the keys
 
 /// A score that no key reaches, and the maximum before any key: far enough apart that a masked
@@ -94,15 +94,17 @@ struct DirectRows {
   float* sum = nullptr;            // [rows]
   float* out = nullptr;            // [rows][padded], not yet divided by sum
   float* scores = nullptr;         // [kDirectRows][kDirectKeys]
+  float* parts = nullptr;          // [kDirectRows][kDirectKeys][4], room for one step
 };
 
-/// Up to kDirectKeys keys, all seen.
+/// Up to kDirectKeys keys, all seen. Rows further on are fetched early: as many, if there are.
 struct DirectKeys {
   const std::byte* const* keys = nullptr;    // [count]
   const std::byte* const* values = nullptr;  // [count]
   int count = 0;
-  const std::byte* const* next_keys = nullptr;  // [next_count], the step after this: fetched early
-  int next_count = 0;
+  const std::byte* const* later_keys = nullptr;    // [later_count]
+  const std::byte* const* later_values = nullptr;  // [later_count]
+  int later_count = 0;
   std::int64_t row_bytes = 0;
 };
 

@@ -6,11 +6,15 @@
 
 namespace sedpa::cpu::SEDPA_ISA {
 
-SEDPA_INLINE float half_to_float(std::uint16_t bits) {
-#if SEDPA_ISA_LEVEL >= 1
-  return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
+SEDPA_INLINE F32x16 broadcast_half(const void* from) {
+  const auto bits = load_scalar<std::uint16_t>(from);
+#if SEDPA_ISA_LEVEL == 2
+  return {_mm512_cvtph_ps(_mm256_set1_epi16(static_cast<short>(bits)))};
+#elif SEDPA_ISA_LEVEL == 1
+  const __m256 eight = _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(bits)));
+  return {eight, eight};
 #else
-  return f16_to_f32(bits);
+  return broadcast(f16_to_f32(bits));
 #endif
 }
 
@@ -35,6 +39,21 @@ SEDPA_INLINE F32x16 load_i4(const void* from) {
     codes[2 * i + 1] = static_cast<float>((bytes[i] >> 4) - 8);
   }
   return load(codes);
+#endif
+}
+
+/// The same for 16 bytes: 32 numbers.
+SEDPA_INLINE void load_i4_twice(const void* from, F32x16& low, F32x16& high) {
+#if SEDPA_ISA_LEVEL == 2
+  const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(static_cast<const __m128i_u*>(from)));
+  const __m256i pairs = _mm256_or_si256(wide, _mm256_slli_epi16(wide, 4));
+  const __m256i codes =
+      _mm256_sub_epi8(_mm256_and_si256(pairs, _mm256_set1_epi8(15)), _mm256_set1_epi8(8));
+  low = {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)))};
+  high = {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(codes, 1)))};
+#else
+  low = load_i4(from);
+  high = load_i4(static_cast<const std::byte*>(from) + 8);
 #endif
 }
 
@@ -89,58 +108,51 @@ SEDPA_INLINE void store_halves(void* low, void* high, F32x16 a) {
 #endif
 }
 
-/// Asks for a row. kLocality: 3 to all caches, 2 to the second level.
-template <int kLocality>
+/// Asks for a row, into the second-level cache: asking for the first level costs more than it
+/// brings, the rows then crowd out each other's requests.
 SEDPA_INLINE void prefetch(const std::byte* row, std::int64_t bytes) {
-  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, kLocality);
+  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
 }
 
-/// Reads numbers [16 i, 16 i + 16) of a row, or the `count` that are left of them.
+/// Reads numbers [16 i, 16 i + 16) of a row, the `count` that are left of them, or for even i twice
+/// as many, which then share a scale.
 template <KvDtype kType>
-struct RowReader;
-
-template <>
-struct RowReader<KvDtype::f32> {
+struct RowReader {  // f32, f16, bf16
   explicit RowReader(std::int64_t /*dim*/) {}
   SEDPA_INLINE F32x16 operator()(const std::byte* row, std::int64_t i) const {
-    return load(row + 64 * i);
+    if constexpr (kType == KvDtype::f32) return load(row + 64 * i);
+    if constexpr (kType == KvDtype::f16) return load_f16(row + 32 * i);
+    if constexpr (kType == KvDtype::bf16) return load_bf16(row + 32 * i);
+  }
+  SEDPA_INLINE void two(const std::byte* row, std::int64_t i, F32x16& a, F32x16& b) const {
+    a = (*this)(row, i);
+    b = (*this)(row, i + 1);
   }
   SEDPA_INLINE F32x16 part(const std::byte* row, std::int64_t i, std::int64_t count) const {
-    return load_partial(row + 64 * i, count);
+    if constexpr (kType == KvDtype::f32) return load_partial(row + 64 * i, count);
+    if constexpr (kType == KvDtype::f16) return load_f16_partial(row + 32 * i, count);
+    if constexpr (kType == KvDtype::bf16) return load_bf16_partial(row + 32 * i, count);
   }
 };
 
-template <>
-struct RowReader<KvDtype::f16> {
-  explicit RowReader(std::int64_t /*dim*/) {}
-  SEDPA_INLINE F32x16 operator()(const std::byte* row, std::int64_t i) const {
-    return load_f16(row + 32 * i);
-  }
-  SEDPA_INLINE F32x16 part(const std::byte* row, std::int64_t i, std::int64_t count) const {
-    return load_f16_partial(row + 32 * i, count);
-  }
-};
-
-template <>
-struct RowReader<KvDtype::bf16> {
-  explicit RowReader(std::int64_t /*dim*/) {}
-  SEDPA_INLINE F32x16 operator()(const std::byte* row, std::int64_t i) const {
-    return load_bf16(row + 32 * i);
-  }
-  SEDPA_INLINE F32x16 part(const std::byte* row, std::int64_t i, std::int64_t count) const {
-    return load_bf16_partial(row + 32 * i, count);
-  }
-};
-
+SEDPA_INLINE std::int64_t scale_bytes(std::int64_t dim) {
+  return 2 * ((dim + kKvBlock - 1) / kKvBlock);
+}
+/// The scale of numbers 16 i and on.
 SEDPA_INLINE F32x16 row_scale(const std::byte* row, std::int64_t i) {
-  return broadcast(half_to_float(load_scalar<std::uint16_t>(row + 2 * (i / 2))));
+  return broadcast_half(row + 2 * (i / 2));
 }
 
 template <>
 struct RowReader<KvDtype::q8> {
-  explicit RowReader(std::int64_t dim) : codes(2 * ((dim + kKvBlock - 1) / kKvBlock)) {}
+  explicit RowReader(std::int64_t dim) : codes(scale_bytes(dim)) {}
   SEDPA_INLINE F32x16 operator()(const std::byte* row, std::int64_t i) const {
     return load_i8(row + codes + 16 * i) * row_scale(row, i);
+  }
+  SEDPA_INLINE void two(const std::byte* row, std::int64_t i, F32x16& a, F32x16& b) const {
+    const F32x16 scale = row_scale(row, i);
+    a = load_i8(row + codes + 16 * i) * scale;
+    b = load_i8(row + codes + 16 * i + 16) * scale;
   }
   SEDPA_INLINE F32x16 part(const std::byte* row, std::int64_t i, std::int64_t count) const {
     std::byte bytes[16] = {};
@@ -152,9 +164,15 @@ struct RowReader<KvDtype::q8> {
 
 template <>
 struct RowReader<KvDtype::q4> {
-  explicit RowReader(std::int64_t dim) : codes(2 * ((dim + kKvBlock - 1) / kKvBlock)) {}
+  explicit RowReader(std::int64_t dim) : codes(scale_bytes(dim)) {}
   SEDPA_INLINE F32x16 operator()(const std::byte* row, std::int64_t i) const {
     return load_i4(row + codes + 8 * i) * row_scale(row, i);
+  }
+  SEDPA_INLINE void two(const std::byte* row, std::int64_t i, F32x16& a, F32x16& b) const {
+    const F32x16 scale = row_scale(row, i);
+    load_i4_twice(row + codes + 8 * i, a, b);
+    a = a * scale;
+    b = b * scale;
   }
   SEDPA_INLINE F32x16 part(const std::byte* row, std::int64_t i, std::int64_t count) const {
     std::uint8_t bytes[8] = {0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88};  // zeros
@@ -164,7 +182,7 @@ struct RowReader<KvDtype::q4> {
   std::int64_t codes;
 };
 
-/// Calls body.template operator()<kType>() for the dtype at hand.
+/// CALL(KvDtype::...) for the dtype at hand.
 #define SEDPA_FOR_KV_DTYPE(dtype, CALL) \
   switch (dtype) {                      \
     case KvDtype::f32:                  \

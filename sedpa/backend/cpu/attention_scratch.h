@@ -98,7 +98,8 @@ struct ThreadScratch {
   std::int32_t* positions;       // [2, kKeyTile]
   std::size_t bytes;
 };
-static_assert(kDirectKeys <= kKeyTile && kDirectRows * kDirectKeys <= kKeyTile * kGroupRows);
+// The direct way takes its room from `scores` and `bias`.
+static_assert(kDirectKeys <= kKeyTile && 4 * kDirectRows * kDirectKeys <= kKeyTile * kGroupRows);
 
 /// One partial result.
 struct PartialRoom {

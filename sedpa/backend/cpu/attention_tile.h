@@ -356,8 +356,8 @@ SEDPA_INLINE void step_vectors(const QueryTile& tile, const Group& group, const 
 /// Asks for share g of the next step's rows.
 SEDPA_INLINE void fetch_next(const KeyTile& keys, int g, int groups) {
   for (int key = keys.next_count * g / groups; key < keys.next_count * (g + 1) / groups; ++key) {
-    prefetch<2>(keys.next_keys[key], keys.row_bytes);
-    prefetch<2>(keys.next_values[key], keys.row_bytes);
+    prefetch(keys.next_keys[key], keys.row_bytes);
+    prefetch(keys.next_values[key], keys.row_bytes);
   }
 }
 
