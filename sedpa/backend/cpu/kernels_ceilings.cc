@@ -10,7 +10,6 @@ std::uint64_t read_all(const std::byte* data, std::size_t bytes) {
   I32x16 sums[kChains];
   SEDPA_UNROLL for (int c = 0; c < kChains; ++c) sums[c] = zero_int();
   for (std::size_t at = 0; at + 256 <= bytes; at += 256) {
-    prefetch(data + at + 4096);
     SEDPA_UNROLL for (int c = 0; c < kChains; ++c) {
       sums[c] = sums[c] + load_ints(data + at + static_cast<std::size_t>(64 * c));
     }

@@ -55,37 +55,66 @@ void pack_bf16(const PackInput& job) {
 }
 #endif
 
-/// 32 numbers as bytes and what products with them need.
-template <int T>
-SEDPA_INLINE void quantize_group(const float* x, int t, std::byte* group) {
-  const F32x16 a = load(x);
-  const F32x16 b = load(x + 16);
-  const float largest = reduce_max(max(abs(a), abs(b)));
-  const float scale = largest / 127.0f;
-  const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-  const I32x16 qa = to_int(a * broadcast(inverse));
-  const I32x16 qb = to_int(b * broadcast(inverse));
-  store_i8(group + 32 * t, qa);
-  store_i8(group + 32 * t + 16, qb);
-  const std::int32_t half = reduce_sum(qa);
-  const std::int32_t sum = half + reduce_sum(qb);
-  const float scaled_sum = scale * static_cast<float>(sum);
-  const std::int32_t minus_sum = -sum;
-  const std::int32_t minus_half = -half;
-  std::memcpy(group + 32 * T + 4 * t, &scale, 4);
-  std::memcpy(group + 36 * T + 4 * t, &scaled_sum, 4);
-  std::memcpy(group + 40 * T + 4 * t, &minus_sum, 4);
-  std::memcpy(group + 44 * T + 4 * t, &minus_half, 4);
+/// Groups of smaller numbers than this count as zeros: 127 divided by them would be infinite.
+constexpr float kNothingBelow = 1e-30f;
+
+/// kCount <= 4 groups of 32 numbers of token t as bytes, and what products with them need. Several
+/// at once, because sums across a vector cost more than all else.
+template <int T, int kCount>
+SEDPA_INLINE void quantize_groups(const float* x, int t, std::byte* groups) {
+  F32x16 low[4];
+  F32x16 high[4];
+  F32x16 magnitude[4] = {zero(), zero(), zero(), zero()};
+  SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
+    low[g] = load(x + 32 * g);
+    high[g] = load(x + 32 * g + 16);
+    magnitude[g] = max(abs(low[g]), abs(high[g]));
+  }
+  float largest[4];
+  reduce_max_4(magnitude, largest);
+
+  I32x16 half_sums[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
+  I32x16 sums[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
+  SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
+    const F32x16 inverse = broadcast(largest[g] > kNothingBelow ? 127.0f / largest[g] : 0.0f);
+    half_sums[g] = to_int(low[g] * inverse);
+    const I32x16 second = to_int(high[g] * inverse);
+    std::byte* codes = groups + g * T * kInputGroupBytes + 32 * t;
+    store_i8(codes, half_sums[g]);
+    store_i8(codes + 16, second);
+    sums[g] = half_sums[g] + second;
+  }
+  std::int32_t half_sum[4];
+  std::int32_t sum[4];
+  reduce_sum_4(half_sums, half_sum);
+  reduce_sum_4(sums, sum);
+
+  SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
+    std::byte* group = groups + g * T * kInputGroupBytes;
+    const float scale = largest[g] * (1.0f / 127.0f);
+    const float scaled_sum = scale * static_cast<float>(sum[g]);
+    // NaN has become the smallest int, which has no negative: wrap.
+    const std::uint32_t minus_sum = 0U - static_cast<std::uint32_t>(sum[g]);
+    const std::uint32_t minus_half = 0U - static_cast<std::uint32_t>(half_sum[g]);
+    std::memcpy(group + 32 * T + 4 * t, &scale, 4);
+    std::memcpy(group + 36 * T + 4 * t, &scaled_sum, 4);
+    std::memcpy(group + 40 * T + 4 * t, &minus_sum, 4);
+    std::memcpy(group + 44 * T + 4 * t, &minus_half, 4);
+  }
 }
 
 template <int T>
 void pack_int8_tile(const PackInput& job) {
-  static constexpr float kNothing[32] = {};
+  static constexpr float kNothing[4 * kGroup] = {};
   for (int t = 0; t < T; ++t) {
-    const float* x = token_row(job, t);
-    std::byte* group = job.tile;
-    for (std::int64_t k = 0; k < job.cols; k += kGroup, group += T * kInputGroupBytes) {
-      quantize_group<T>(x != nullptr ? x + k : kNothing, t, group);
+    const float* row = token_row(job, t);
+    std::byte* at = job.tile;
+    std::int64_t k = 0;
+    for (; k + 4 * kGroup <= job.cols; k += 4 * kGroup, at += 4 * T * kInputGroupBytes) {
+      quantize_groups<T, 4>(row != nullptr ? row + k : kNothing, t, at);
+    }
+    for (; k < job.cols; k += kGroup, at += T * kInputGroupBytes) {
+      quantize_groups<T, 1>(row != nullptr ? row + k : kNothing, t, at);
     }
   }
 }

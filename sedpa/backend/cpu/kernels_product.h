@@ -7,10 +7,10 @@
 
 namespace sedpa::cpu::SEDPA_ISA {
 
-/// Tiles have 1, 2, 3, 4, 6, 8 or 12 tokens, as far as the registers allow; others are padded to
-/// the next.
+/// Tiles have 1, 2, 4, 8 or `kTile` tokens, as far as the registers allow; others are padded to the
+/// next.
 constexpr int tile_width(std::int64_t tokens) {
-  constexpr int kWidths[] = {1, 2, 3, 4, 6, 8};
+  constexpr int kWidths[] = {1, 2, 4, 8};
   for (const int width : kWidths) {
     if (width <= kTile && tokens <= width) return width;
   }
@@ -29,14 +29,8 @@ SEDPA_INLINE void with_width(std::int64_t tokens, Use use) {
     case 2:
       if constexpr (kTile > 2) return use(Width<2>{});
       break;
-    case 3:
-      if constexpr (kTile > 3) return use(Width<3>{});
-      break;
     case 4:
       if constexpr (kTile > 4) return use(Width<4>{});
-      break;
-    case 6:
-      if constexpr (kTile > 6) return use(Width<6>{});
       break;
     case 8:
       if constexpr (kTile > 8) return use(Width<8>{});

@@ -74,6 +74,9 @@ SEDPA_INLINE float reduce_max(F32x16 a) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+SEDPA_INLINE void reduce_max_4(const F32x16 (&a)[4], float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = reduce_max(a[i]);
+}
 
 // --- Masks ------------------------------------------------------------------------------------
 SEDPA_INLINE std::uint16_t mask_bits(__m256 lo, __m256 hi) {
@@ -217,6 +220,9 @@ SEDPA_INLINE std::int32_t reduce_sum(I32x16 a) {
   __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
   four = _mm_add_epi32(four, _mm_srli_si128(four, 8));
   return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_srli_si128(four, 4)));
+}
+SEDPA_INLINE void reduce_sum_4(const I32x16 (&a)[4], std::int32_t* out) {
+  for (int i = 0; i < 4; ++i) out[i] = reduce_sum(a[i]);
 }
 SEDPA_INLINE void store_i8(void* to, I32x16 a) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);

@@ -45,6 +45,17 @@ SEDPA_INLINE F32x16 scale_by_power_of_two(F32x16 a, F32x16 n) {
 }
 SEDPA_INLINE float reduce_sum(F32x16 a) { return _mm512_reduce_add_ps(a.v); }
 SEDPA_INLINE float reduce_max(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
+/// The largest of each of four vectors, or the sum: cheaper than one by one. out [4]
+SEDPA_INLINE void reduce_max_4(const F32x16 (&a)[4], float* out) {
+  const __m512 ab =
+      _mm512_max_ps(_mm512_unpacklo_ps(a[0].v, a[1].v), _mm512_unpackhi_ps(a[0].v, a[1].v));
+  const __m512 cd =
+      _mm512_max_ps(_mm512_unpacklo_ps(a[2].v, a[3].v), _mm512_unpackhi_ps(a[2].v, a[3].v));
+  const __m512 four =
+      _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 two = _mm256_max_ps(_mm512_castps512_ps256(four), _mm512_extractf32x8_ps(four, 1));
+  _mm_storeu_ps(out, _mm_max_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
+}
 
 // --- Masks ------------------------------------------------------------------------------------
 SEDPA_INLINE std::uint16_t less(F32x16 a, F32x16 b) {
@@ -129,6 +140,18 @@ SEDPA_INLINE F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 /// To the nearest int, halves to even.
 SEDPA_INLINE I32x16 to_int(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 SEDPA_INLINE std::int32_t reduce_sum(I32x16 a) { return _mm512_reduce_add_epi32(a.v); }
+SEDPA_INLINE void reduce_sum_4(const I32x16 (&a)[4], std::int32_t* out) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a[0].v, a[1].v),
+                                      _mm512_unpackhi_epi32(a[0].v, a[1].v));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(a[2].v, a[3].v),
+                                      _mm512_unpackhi_epi32(a[2].v, a[3].v));
+  const __m512i four =
+      _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i two =
+      _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti32x8_epi32(four, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i_u*>(out),
+                   _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1)));
+}
 /// 16 ints in [-128, 127] as bytes.
 SEDPA_INLINE void store_i8(void* to, I32x16 a) {
   _mm_storeu_si128(static_cast<__m128i_u*>(to), _mm512_cvtepi32_epi8(a.v));

@@ -117,6 +117,9 @@ SEDPA_INLINE float reduce_max(F32x16 p) {
   const F32x4 four = halves.a > halves.b ? halves.a : halves.b;
   return larger(larger(four[0], four[2]), larger(four[1], four[3]));
 }
+SEDPA_INLINE void reduce_max_4(const F32x16 (&a)[4], float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = reduce_max(a[i]);
+}
 
 // --- Masks ------------------------------------------------------------------------------------
 SEDPA_INLINE unsigned mask_bits(I32x4 all_ones) {
@@ -276,6 +279,9 @@ SEDPA_INLINE std::int32_t reduce_sum(I32x16 p) {
   const I32x16 halves = p + I32x16{p.c, p.d, p.c, p.d};
   const U32x4 four = bits_as<U32x4>(halves.a) + bits_as<U32x4>(halves.b);
   return static_cast<std::int32_t>(four[0] + four[1] + four[2] + four[3]);
+}
+SEDPA_INLINE void reduce_sum_4(const I32x16 (&a)[4], std::int32_t* out) {
+  for (int i = 0; i < 4; ++i) out[i] = reduce_sum(a[i]);
 }
 SEDPA_INLINE void store_i8(void* to, I32x16 p) {
   std::int32_t wide[16];
