@@ -108,16 +108,20 @@ RowScore score_row(std::span<const float> logits, std::int32_t next,
   RowScore score;
   if (next >= 0) score.nll = shift - logits[static_cast<std::size_t>(next)];
   if (reference.empty()) return score;
-  if (next >= 0) score.reference_nll = -reference[static_cast<std::size_t>(next)];
   double kl = 0;
   float reference_highest = reference[0];
+  float reference_lowest = INFINITY;  // of those that it can say
   for (std::size_t i = 0; i < reference.size(); ++i) {
     const float log_p = reference[i];
     reference_highest = std::max(reference_highest, log_p);
     if (std::isinf(log_p)) continue;  // p = 0, or below what the reference can say
+    reference_lowest = std::min(reference_lowest, log_p);
     kl += static_cast<double>(std::exp(log_p)) * (log_p - (logits[i] - shift));
   }
   score.kl_divergence = kl;
+  if (next >= 0) {
+    score.reference_nll = -std::max(reference[static_cast<std::size_t>(next)], reference_lowest);
+  }
   score.same_top = reference[static_cast<std::size_t>(top - logits.begin())] == reference_highest;
   return score;
 }

@@ -86,8 +86,8 @@ PerplexityResult measure_perplexity(Session& session, std::span<const std::int32
 
 /// One row against its next token and a reference.
 struct RowScore {
-  double nll = 0;  // -log p(next)
-  double reference_nll = 0;
+  double nll = 0;            // -log p(next)
+  double reference_nll = 0;  // at least; more where the next token is below the reference's range
   double kl_divergence = 0;
   bool same_top = false;  // the row's most likely token is one of the reference's most likely
 };

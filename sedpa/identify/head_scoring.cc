@@ -21,6 +21,13 @@ std::vector<std::int64_t> prompt_lengths(const OutputErrorIdentifyOptions& optio
   return lengths;
 }
 
+// Short prompts hold fewer keys, so that most of them is still text.
+int keys_in(std::int64_t length, const OutputErrorIdentifyOptions& options) {
+  constexpr std::int64_t kTokensForAKey = 128;
+  return static_cast<int>(
+      std::clamp<std::int64_t>(length / kTokensForAKey, 1, std::max(options.keys, 1)));
+}
+
 OutputErrorOptions measure_options(const OutputErrorIdentifyOptions& options) {
   return {.context = options.context,
           .sink = options.sink,
@@ -62,7 +69,7 @@ HeadScores score_by_output_error(Engine& engine, const FillerText& filler,
   for (const std::int64_t length : prompt_lengths(options)) {
     prompts.push_back(make_passkey_prompt(
         engine.tokenizer(), filler,
-        {.tokens = length, .keys = options.keys, .words = options.words}, random));
+        {.tokens = length, .keys = keys_in(length, options), .words = options.words}, random));
     total += length;
   }
   std::int64_t right = 0;
@@ -116,6 +123,9 @@ AttentionPattern pattern_from_scores(const HeadScores& scores,
 std::string describe_output_error(const Engine& engine, const FillerText& filler,
                                   const HeadScores& scores,
                                   const OutputErrorIdentifyOptions& options) {
+  const std::vector<std::int64_t> lengths = prompt_lengths(options);
+  std::vector<int> keys;
+  for (const std::int64_t length : lengths) keys.push_back(keys_in(length, options));
   const nlohmann::ordered_json made = {
       {"method", "output-error"},
       {"model", engine.config().name},
@@ -123,8 +133,8 @@ std::string describe_output_error(const Engine& engine, const FillerText& filler
       {"text", std::filesystem::path(filler.name()).filename().string()},
       {"text_tokens", filler.size()},
       {"seed", options.seed},
-      {"prompt_tokens", prompt_lengths(options)},
-      {"keys", options.keys},
+      {"prompt_tokens", lengths},
+      {"keys", keys},
       {"words", options.words},
       {"kv_dtype", std::string(name(options.kv))},
       {"positions", scores.positions},

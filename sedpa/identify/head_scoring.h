@@ -15,7 +15,7 @@ namespace sedpa {
 struct OutputErrorIdentifyOptions {
   std::int64_t context = 8192;  // tokens of the longest prompt; the shortest has a quarter
   int prompts = 4;              // lengths are spaced evenly from context / 4 to context
-  int keys = 10;                // in each prompt
+  int keys = 10;                // in each prompt; those below 1280 tokens hold fewer
   int words = 16;               // in each key
   std::uint64_t seed = 1;
   std::int32_t sink = 128;    // tokens of the window that a head is tried with

@@ -114,7 +114,7 @@ std::string random_words(int count, Random& random) {
 
 std::int64_t checked_filler(std::int64_t tokens, std::int64_t needed) {
   // Some text must stand between the keys, or nothing is hidden.
-  const std::int64_t least = needed + needed / 2 + 16;
+  const std::int64_t least = needed + needed / 4 + 16;
   if (tokens < least) {
     fail(
         "prompts of {} tokens are too short for the keys and questions in them, expected at "

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -104,6 +105,9 @@ TEST(ScoreRow, DivergenceFollowsItsDefinition) {
   // What the reference cannot tell (-infinity) adds nothing.
   itself[0] = -INFINITY;
   EXPECT_TRUE(std::isfinite(score_row(logits, 3, itself).kl_divergence));
+  // A next token below its range counts as the lowest in it.
+  EXPECT_NEAR(score_row(logits, 0, itself).reference_nll,
+              -*std::min_element(itself.begin() + 1, itself.end()), 1e-6);
 }
 
 TEST(Perplexity, OfAUniformModelIsItsVocabulary) {

@@ -2,6 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "sedpa/core/error.h"
+#include "tests/support/tiny_model.h"
+
 namespace sedpa {
 namespace {
 
@@ -27,6 +33,98 @@ TEST(HeadScoring, GatesOfHeadsThatLoseNothingAreZero) {
   EXPECT_LT(gates[0], gates[4]);
   EXPECT_LT(gates[4], gates[3]);
   EXPECT_LE(gates[3], 1);
+}
+
+// A tiny model knows nothing, but the whole way from a text to a pattern must hold for it too.
+class ScoreByOutputError : public testing::Test {
+ protected:
+  ScoreByOutputError() {
+    test::write_tiny_model(path_, {.layers = 3, .context = 4096});
+    EngineOptions options;
+    options.model = path_;
+    options.threads = 2;
+    options.compute = Compute::f32;
+    engine_.emplace(options);
+    engine_->load();
+    std::string text;
+    for (int i = 0; i < 300; ++i) text += "The snow fell all night, and nobody came.\n\n";
+    filler_.emplace(engine_->tokenizer(), text, "snow");
+  }
+  ~ScoreByOutputError() override { std::filesystem::remove(path_); }
+
+  static OutputErrorIdentifyOptions options() {
+    OutputErrorIdentifyOptions options;
+    options.context = 2000;
+    options.prompts = 2;
+    options.keys = 1;
+    options.words = 4;
+    options.sink = 16;
+    options.recent = 32;
+    options.kv = KvDtype::f32;
+    return options;
+  }
+
+  const std::string path_ = testing::TempDir() + "sedpa_scored_model.gguf";
+  std::optional<Engine> engine_;
+  std::optional<FillerText> filler_;
+};
+
+TEST_F(ScoreByOutputError, GivesTheSameScoresForTheSameSeed) {
+  std::int64_t last = 0;
+  std::int64_t total = 0;
+  const HeadScores scores =
+      score_by_output_error(*engine_, *filler_, options(), [&](std::int64_t done, std::int64_t of) {
+        EXPECT_GE(done, last);
+        EXPECT_LE(done, of);
+        last = done;
+        total = of;
+      });
+  EXPECT_EQ(total, 500 + 2000);
+  EXPECT_EQ(scores.tokens, 500 + 2000);
+  EXPECT_EQ(scores.layers, 3);
+  EXPECT_EQ(scores.kv_heads, 2);
+  ASSERT_EQ(scores.scores.size(), 6u);
+  EXPECT_GT(scores.positions, 2 * 4);
+  for (const double score : scores.scores) EXPECT_GT(score, 0);
+  EXPECT_EQ(score_by_output_error(*engine_, *filler_, options()).scores, scores.scores);
+  OutputErrorIdentifyOptions other = options();
+  other.seed = 2;
+  EXPECT_NE(score_by_output_error(*engine_, *filler_, other).scores, scores.scores);
+
+  const AttentionPattern pattern = pattern_from_scores(scores, options());
+  EXPECT_EQ(pattern.layers, 3);
+  EXPECT_EQ(pattern.sink_size, 16);
+  EXPECT_EQ(pattern.recent_size, 32);
+  const auto made =
+      nlohmann::json::parse(describe_output_error(*engine_, *filler_, scores, options()));
+  EXPECT_EQ(made.at("method"), "output-error");
+  EXPECT_EQ(made.at("seed"), 1);
+  EXPECT_EQ(made.at("text"), "snow");
+  EXPECT_EQ(made.at("model_fingerprint"), engine_->fingerprint());
+  EXPECT_EQ(made.at("keys"), (std::vector<int>{1, 1}));
+  EXPECT_EQ(made.at("prompt_tokens"), (std::vector<int>{500, 2000}));
+}
+
+TEST_F(ScoreByOutputError, PlansTheSessionThatItMakes) {
+  const SessionOptions planned = output_error_session(*engine_, options());
+  EXPECT_EQ(planned.context, 2000);
+  EXPECT_EQ(planned.kv, KvDtype::f32);
+  EXPECT_EQ(planned.heads.streaming_heads(), 0);
+}
+
+TEST_F(ScoreByOutputError, RefusesWhatCannotBe) {
+  OutputErrorIdentifyOptions bad = options();
+  bad.prompts = 0;
+  EXPECT_THROW(score_by_output_error(*engine_, *filler_, bad), Error);
+  bad = options();
+  bad.context = 1000000;  // longer than the text
+  EXPECT_THROW(score_by_output_error(*engine_, *filler_, bad), Error);
+  bad = options();
+  bad.context = 200;  // no room for a document
+  EXPECT_THROW(score_by_output_error(*engine_, *filler_, bad), Error);
+  bad = options();
+  bad.kv = KvDtype::q4;
+  EXPECT_THROW(score_by_output_error(*engine_, *filler_, bad), Error);
 }
 
 }  // namespace
