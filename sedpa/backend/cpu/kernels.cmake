@@ -35,8 +35,9 @@ function(sedpa_cpu_kernels)
     target_compile_definitions(sedpa_cpu_kernels_${isa} PRIVATE
       SEDPA_ISA=${isa} SEDPA_ISA_LEVEL=${levels_${isa}})
     target_compile_options(sedpa_cpu_kernels_${isa} PRIVATE ${flags_${isa}}
-      # Debug builds too: without inlining each vector would be a call.
-      $<$<NOT:$<CONFIG:Release>>:-O2>
+      # Vectors would live in memory without any optimisation; more of it is lost under sanitizers,
+      # whose checks then cost minutes of compiling.
+      $<$<CONFIG:Debug>:-O1>
       # GCC 12 takes its own intrinsics' undefined operands for mistakes of ours (GCC bug 105593).
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized;-Wno-maybe-uninitialized>)
     list(APPEND modules cpu_kernels_${isa})
