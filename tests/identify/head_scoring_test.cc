@@ -115,16 +115,16 @@ TEST_F(ScoreByOutputError, PlansTheSessionThatItMakes) {
 TEST_F(ScoreByOutputError, RefusesWhatCannotBe) {
   OutputErrorIdentifyOptions bad = options();
   bad.prompts = 0;
-  EXPECT_THROW(score_by_output_error(*engine_, *filler_, bad), Error);
+  EXPECT_THROW(static_cast<void>(score_by_output_error(*engine_, *filler_, bad)), Error);
   bad = options();
   bad.context = 1000000;  // longer than the text
-  EXPECT_THROW(score_by_output_error(*engine_, *filler_, bad), Error);
+  EXPECT_THROW(static_cast<void>(score_by_output_error(*engine_, *filler_, bad)), Error);
   bad = options();
   bad.context = 200;  // no room for a document
-  EXPECT_THROW(score_by_output_error(*engine_, *filler_, bad), Error);
+  EXPECT_THROW(static_cast<void>(score_by_output_error(*engine_, *filler_, bad)), Error);
   bad = options();
   bad.kv = KvDtype::q4;
-  EXPECT_THROW(score_by_output_error(*engine_, *filler_, bad), Error);
+  EXPECT_THROW(static_cast<void>(score_by_output_error(*engine_, *filler_, bad)), Error);
 }
 
 }  // namespace
