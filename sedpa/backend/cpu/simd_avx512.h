@@ -139,7 +139,14 @@ SEDPA_INLINE I32x16 shift_left(I32x16 a) {
 SEDPA_INLINE F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 /// To the nearest int, halves to even.
 SEDPA_INLINE I32x16 to_int(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
-SEDPA_INLINE std::int32_t reduce_sum(I32x16 a) { return _mm512_reduce_add_epi32(a.v); }
+/// Wraps around: not _mm512_reduce_add_epi32, which GCC adds up in signed arithmetic.
+SEDPA_INLINE std::int32_t reduce_sum(I32x16 a) {
+  const __m256i eight =
+      _mm256_add_epi32(_mm512_castsi512_si256(a.v), _mm512_extracti64x4_epi64(a.v, 1));
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_add_epi32(four, _mm_srli_si128(four, 8));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_srli_si128(four, 4)));
+}
 SEDPA_INLINE void reduce_sum_4(const I32x16 (&a)[4], std::int32_t* out) {
   const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a[0].v, a[1].v),
                                       _mm512_unpackhi_epi32(a[0].v, a[1].v));
