@@ -56,6 +56,7 @@ void Engine::apply_adapters() {
   for (const LoraRequest& request : options_.adapters) {
     adapters_.push_back(LoraAdapter::open(request, checkpoint_));
     const LoraAdapter& adapter = adapters_.back();
+    adapter_fingerprints_.append("+").append(adapter.fingerprint());
     if (const auto context = adapter.context_length();
         context && *context != config.trained_context) {
       log(fmt::format("{}: context length {} instead of {}", adapter.path(), *context,
@@ -92,7 +93,7 @@ const Tokenizer& Engine::tokenizer() const {
 
 std::string Engine::fingerprint() const {
   std::string all = checkpoint_.fingerprint();
-  for (const LoraAdapter& adapter : adapters_) all.append("+").append(adapter.fingerprint());
+  all += adapter_fingerprints_;
   const ModelConfig& c = config();
   all += fmt::format("@{}/{}x{}", c.rope_base, static_cast<int>(c.rope_scaling.method),
                      c.rope_scaling.factor);
@@ -126,7 +127,11 @@ void Engine::check_memory(const SessionOptions& options) const {
 }
 
 void Engine::load(const Progress& progress) {
-  if (!model_) model_ = load_model(config(), *weights_, *ops_, progress);
+  if (model_) return;
+  model_ = load_model(config(), *weights_, *ops_, progress);
+  // The merged weights are all that is needed now.
+  weights_.reset();
+  adapters_.clear();
 }
 
 const Model& Engine::model() const {

@@ -58,7 +58,7 @@ class Engine {
   [[nodiscard]] const std::string& device() const { return device_; }
   [[nodiscard]] int threads() const { return threads_; }
   [[nodiscard]] const std::string& model_path() const { return checkpoint_.path(); }
-  [[nodiscard]] bool has_adapters() const { return !adapters_.empty(); }
+  [[nodiscard]] bool has_adapters() const { return !adapter_fingerprints_.empty(); }
   /// Tells this model with its adapters and position settings from any other.
   [[nodiscard]] std::string fingerprint() const;
   /// Numbers that loading stores.
@@ -86,11 +86,12 @@ class Engine {
 
   EngineOptions options_;
   Checkpoint checkpoint_;
-  std::vector<LoraAdapter> adapters_;
+  std::vector<LoraAdapter> adapters_;  // until the weights are loaded
+  std::string adapter_fingerprints_;   // "+0123456789abcdef" each
   std::string device_;
   int threads_ = 1;
   std::unique_ptr<Ops> ops_;
-  std::unique_ptr<WeightSource> weights_;  // refers to checkpoint_ and adapters_
+  std::unique_ptr<WeightSource> weights_;  // refers to checkpoint_ and adapters_; until loaded
   WeightPlan weight_plan_;
   mutable std::optional<Tokenizer> tokenizer_;
   std::optional<Model> model_;
