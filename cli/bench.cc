@@ -28,7 +28,7 @@ struct BenchOptions {
   std::vector<std::int64_t> depths = {0};
   std::int64_t prompt = 512;
   std::int64_t gen = 64;
-  std::int64_t chunk = SessionOptions{}.chunk;
+  std::int64_t chunk = 0;
   std::int64_t repeat = 3;
 };
 
@@ -89,7 +89,8 @@ double prefill_flops(const Engine& engine, const Session& session, std::int64_t 
 
 // What the weights' products run at when nothing is in the way.
 double product_ceiling(const Engine& engine, const std::string& compute,
-                       const CpuCeilings& ceilings) {
+                       const Ceilings& ceilings) {
+  if (engine.device() != "cpu") return ceilings.bf16_flops_per_second;
   if (compute == "f32") return ceilings.f32_flops_per_second;
   switch (engine.model().layers.front().down.a.bands.front().dtype) {
     case Dtype::f32:
@@ -135,7 +136,7 @@ class Bench {
     warm_up();
     for (const std::int64_t depth : options_.depths) results_.push_back(measure(depth));
     const std::uint64_t peak = peak_resident_memory();
-    ceilings_ = measure_cpu_ceilings(engine_->threads());
+    ceilings_ = engine_->measure_ceilings();
     if (options_.model.json) {
       for (const DepthResult& result : results_) print_json(report(result, peak));
     } else {
@@ -151,21 +152,25 @@ class Bench {
 
   // Pages, caches and clocks settle.
   void warm_up() {
-    session_->append(tokens(0, std::max(options_.prompt, std::int64_t{1})));
+    session_->feed(tokens(0, std::max(options_.prompt, std::int64_t{1})));
+    (void)session_->likeliest();
     session_->clear();
-    session_->append(tokens(0, 1));
+    session_->feed(tokens(0, 1));
+    (void)session_->likeliest();
     session_->clear();
   }
 
   double timed_prefill() {
     const Clock::time_point start = Clock::now();
-    session_->append(tokens(session_->length(), options_.prompt));
+    session_->feed(tokens(session_->length(), options_.prompt));
+    (void)session_->likeliest();
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
   double timed_decode() {
     const Clock::time_point start = Clock::now();
     for (std::int64_t i = 0; i < options_.gen; ++i) {
-      session_->append(tokens(session_->length(), 1));
+      session_->feed(tokens(session_->length(), 1));
+      (void)session_->likeliest();
       check_interrupt();
     }
     return std::chrono::duration<double>(Clock::now() - start).count();
@@ -173,13 +178,8 @@ class Bench {
 
   DepthResult measure(std::int64_t depth) {
     DepthResult result{.depth = depth, .prefill = {}, .decode = {}};
-    if (depth > session_->length()) {
-      ProgressBar bar(fmt::format("filling to {} tokens", depth));
-      const std::int64_t first = session_->length();
-      session_->append(tokens(first, depth - first), [&](std::int64_t done) {
-        bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(depth - first));
-      });
-    }
+    // What the keys and values are does not change the time.
+    session_->fill(depth);
     const SessionMark mark(*session_);
     ProgressBar bar(fmt::format("depth {}", depth));
     for (std::int64_t i = 0; i < options_.repeat; ++i) {
@@ -245,22 +245,33 @@ class Bench {
     add("decode", result.decode, options_.gen);
     fields["decode_bytes_per_token"] = measured(result.decode_bytes);
     fields["decode_floor_ratio"] = measured(floor_ratio(result));
-    fields["read_bytes_per_second"] = ceilings_.read_bytes_per_second;
-    fields["int8_ops_per_second"] = ceilings_.int8_ops_per_second;
-    fields["bf16_flops_per_second"] = ceilings_.bf16_flops_per_second;
-    fields["f32_flops_per_second"] = ceilings_.f32_flops_per_second;
+    fields["read_bytes_per_second"] = measured(ceilings_.read_bytes_per_second);
+    fields["copy_bytes_per_second"] = measured(ceilings_.copy_bytes_per_second);
+    fields["int8_ops_per_second"] = measured(ceilings_.int8_ops_per_second);
+    fields["bf16_flops_per_second"] = measured(ceilings_.bf16_flops_per_second);
+    fields["f32_flops_per_second"] = measured(ceilings_.f32_flops_per_second);
     fields["peak_bytes"] = peak;
     return fields;
   }
 
   void print_table(std::uint64_t peak) const {
     std::string text = fmt::format(
-        "{}: {} parameters, {} threads, {}, KV cache {}\n"
-        "this machine now: reads {:.1f} GB/s; {:.0f} int8, {:.0f} bf16, {:.0f} f32 Gop/s\n\n",
-        engine_->model_path(), engine_->model().parameters, engine_->threads(),
+        "{}: {} parameters, {}, {}, KV cache {}\nit now reads {:.1f} GB/s; ",
+        engine_->model_path(), engine_->model().parameters,
+        engine_->device() == "cpu" ? fmt::format("{} threads", engine_->threads())
+                                   : engine_->device(),
         describe(heads_.plan), sedpa::name(session_options_.kv),
-        ceilings_.read_bytes_per_second / 1e9, ceilings_.int8_ops_per_second / 1e9,
-        ceilings_.bf16_flops_per_second / 1e9, ceilings_.f32_flops_per_second / 1e9);
+        ceilings_.read_bytes_per_second / 1e9);
+    if (engine_->device() == "cpu") {
+      text += fmt::format("{:.0f} int8, {:.0f} bf16, {:.0f} f32 Gop/s\n\n",
+                          ceilings_.int8_ops_per_second / 1e9,
+                          ceilings_.bf16_flops_per_second / 1e9,
+                          ceilings_.f32_flops_per_second / 1e9);
+    } else {
+      text += fmt::format("copies {:.1f} GB/s; {:.0f} bf16 Gop/s\n\n",
+                          ceilings_.copy_bytes_per_second / 1e9,
+                          ceilings_.bf16_flops_per_second / 1e9);
+    }
     text += fmt::format("{:>8}  {:>32}  {:>18}  {:>32}  {:>18}  {:>9}\n", "depth",
                         fmt::format("prefill {}, tokens/s", options_.prompt), "Gop/s (of ceiling)",
                         fmt::format("decode {}, tokens/s", options_.gen), "MB a token, GB/s",
@@ -301,7 +312,7 @@ class Bench {
   std::optional<Session> session_;
   std::vector<std::int32_t> tokens_;  // [context]
   std::vector<DepthResult> results_;
-  CpuCeilings ceilings_;
+  Ceilings ceilings_;
 };
 
 }  // namespace
@@ -332,7 +343,8 @@ void add_bench(CLI::App& app) {
   command
       .add_option("--shape", options->shape,
                   "random weights in a known shape instead of a model: llama3-8b, llama2-7b, "
-                  "llama3.2-1b, smollm2-135m, ...; f16, or as in llama3-8b:q4_0")
+                  "llama3.2-1b, smollm2-135m, ...; f16, or as in llama3-8b:q4_0; only "
+                  "some of its layers, as in llama3-70b-layer8")
       ->excludes(model)
       ->type_name("SHAPE");
   model->required(false);

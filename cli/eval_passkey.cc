@@ -22,7 +22,7 @@ struct PasskeyCommand {
   std::string text;
   std::uint64_t seed = 1;
   bool reversed = false;
-  std::int64_t chunk = 512;
+  std::int64_t chunk = 0;
 };
 
 // The same number of heads streams, but those with the highest gates.

@@ -22,7 +22,7 @@ struct PerplexityCommand {
   std::string save;
   bool against_full = false;
   std::optional<std::int64_t> context;
-  std::int64_t chunk = 512;
+  std::int64_t chunk = 0;
   std::int64_t max_chunks = 0;
 };
 

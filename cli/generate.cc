@@ -34,7 +34,7 @@ struct GenerateCommand {
   PromptOptions prompt;
   SamplerOptions sampler;
   std::optional<std::int64_t> context;
-  std::int64_t chunk = SessionOptions{}.chunk;
+  std::int64_t chunk = 0;
   std::optional<std::int64_t> tokens;
   std::vector<std::string> stops;
   bool ignore_end_tokens = false;

@@ -20,7 +20,7 @@ struct InfoOptions {
   HeadOptions heads;
   KvOptions kv;
   std::optional<std::int64_t> context;
-  std::int64_t chunk = SessionOptions{}.chunk;
+  std::int64_t chunk = 0;
 };
 
 // Nobody asked for a length: enough to compare models by, and no more than they were trained for.
@@ -158,7 +158,7 @@ void print_for_people(const Engine& engine, const PlannedHeads& heads,
   text += line("heads", describe(heads.plan));
   text += fmt::format("\nplanned for {} tokens{} on {}, {} threads, chunks of {}:\n",
                       session.context, context_was_given ? "" : " (choose with --context)",
-                      engine.device(), engine.threads(), session.chunk);
+                      engine.device(), engine.threads(), engine.resolved(session).chunk);
   const auto bytes = [&](const char* label, std::uint64_t count) {
     text += fmt::format("  {:<12}{:>15} bytes  {:>8}\n", label, count, human_bytes(count));
   };

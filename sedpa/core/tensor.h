@@ -22,6 +22,8 @@ struct Rows {
   [[nodiscard]] Rows range(std::int64_t begin, std::int64_t count) const {
     return {data + begin * stride, count, cols, stride};
   }
+
+  friend bool operator==(const Rows&, const Rows&) = default;
 };
 
 }  // namespace sedpa

@@ -1,26 +1,52 @@
 #include "sedpa/engine/engine.h"
 
 #include <algorithm>
-#include <thread>
+#include <charconv>
+#include <string_view>
 
 #include "sedpa/core/fail.h"
 #include "sedpa/core/log.h"
-#include "sedpa/core/memory.h"
 #include "sedpa/core/thread_pool.h"
+#ifdef SEDPA_HAVE_CUDA
+#include "sedpa/backend/cuda/cuda_ops.h"
+#endif
 
 namespace sedpa {
 namespace {
 
+/// The N of "cuda:N"; 0 for "cuda".
+int cuda_index(const std::string& device) {
+  if (device == "cuda") return 0;
+  const char* const end = device.data() + device.size();
+  int index = -1;
+  const auto [stop, error] = std::from_chars(device.data() + std::string_view("cuda:").size(), end,
+                                             index);
+  if (error != std::errc() || stop != end || index < 0) {
+    fail("device is '{}', expected auto, cpu, cuda or cuda:N", device);
+  }
+  return index;
+}
+
 std::unique_ptr<Ops> make_ops(const EngineOptions& options) {
   const std::string& device = options.device;
-  if (device == "auto" || device == "cpu") {
-    return make_cpu_ops({.threads = options.threads, .compute = options.compute});
+  const bool wants_cuda = device == "cuda" || device.starts_with("cuda:");
+  if (!wants_cuda && device != "auto" && device != "cpu") {
+    fail("device is '{}', expected auto, cpu, cuda or cuda:N", device);
   }
-  if (device == "cuda" || device.starts_with("cuda:")) {
+#ifdef SEDPA_HAVE_CUDA
+  if (wants_cuda) return make_cuda_ops({.device = cuda_index(device)});
+  // What asks for f32 throughout asks for the CPU.
+  if (device == "auto" && options.compute == Compute::fast && !cuda_devices().empty()) {
+    return make_cuda_ops({});
+  }
+#else
+  if (wants_cuda) {
+    (void)cuda_index(device);
     fail("device '{}' was asked for, but this build has no CUDA support, expected auto or cpu",
          device);
   }
-  fail("device is '{}', expected auto, cpu, cuda or cuda:N", device);
+#endif
+  return make_cpu_ops({.threads = options.threads, .compute = options.compute});
 }
 
 }  // namespace
@@ -30,7 +56,7 @@ Engine::Engine(const EngineOptions& options) : Engine(options, make_ops(options)
 Engine::Engine(const EngineOptions& options, std::unique_ptr<Ops> ops)
     : options_(options),
       checkpoint_(Checkpoint::open(options.model)),
-      device_("cpu"),
+      device_(ops->traits().device),
       threads_(options.threads > 0 ? options.threads : usable_processors()),
       ops_(std::move(ops)) {
   apply_adapters();
@@ -43,10 +69,10 @@ Engine::Engine(const EngineOptions& options, ModelConfig config,
                std::unique_ptr<WeightSource> weights)
     : options_(options),
       checkpoint_(Checkpoint::without_files(std::move(config))),
-      device_("cpu"),
       threads_(options.threads > 0 ? options.threads : usable_processors()),
       ops_(make_ops(options)),
       weights_(std::move(weights)) {
+  device_ = ops_->traits().device;
   apply_rope_options();
   weight_plan_ = plan_weights(this->config(), *weights_, *ops_);
 }
@@ -100,10 +126,15 @@ std::string Engine::fingerprint() const {
   return all;
 }
 
-MemoryPlan Engine::plan(const SessionOptions& asked) const {
-  SessionOptions options = asked;
+SessionOptions Engine::resolved(SessionOptions options) const {
+  if (options.chunk == 0) options.chunk = ops_->traits().chunk_tokens;
   options.chunk = std::min(options.chunk, options.context);
   options.logit_rows = std::clamp<std::int64_t>(options.logit_rows, 1, options.chunk);
+  return options;
+}
+
+MemoryPlan Engine::plan(const SessionOptions& asked) const {
+  const SessionOptions options = resolved(asked);
   const auto logits = static_cast<std::size_t>(options.logit_rows) *
                       static_cast<std::size_t>(config().vocab_size) * sizeof(float);
   return {.weight_bytes = weight_plan_.weight_bytes,
@@ -113,17 +144,52 @@ MemoryPlan Engine::plan(const SessionOptions& asked) const {
                            logits};
 }
 
+std::int64_t Engine::largest_context(SessionOptions options, std::uint64_t bytes) const {
+  const auto fits = [&](std::int64_t context) {
+    options.context = context;
+    return plan(options).total() <= bytes;
+  };
+  std::int64_t low = 0;  // fits, or nothing does
+  std::int64_t high = options.context;
+  while (high - low > 1) {
+    const std::int64_t middle = low + (high - low) / 2;
+    (fits(middle) ? low : high) = middle;
+  }
+  return low;
+}
+
 void Engine::check_memory(const SessionOptions& options) const {
   const MemoryPlan planned = plan(options);
-  const std::size_t needed = planned.total() - (loaded() ? planned.weight_bytes : std::size_t{0});
-  const std::uint64_t limit = options_.memory_limit.value_or(available_memory());
-  if (limit == 0 || (options_.memory_limit ? planned.total() : needed) <= limit) return;
+  const std::size_t there = loaded() ? planned.weight_bytes : std::size_t{0};
+  const std::uint64_t available = ops_->traits().available_bytes;
+  // Weights that have been loaded are no longer among what is available, but count as allowed.
+  const std::uint64_t limit = options_.memory_limit.value_or(available > 0 ? available + there : 0);
+  if (limit == 0 || planned.total() <= limit) return;
+  const std::int64_t context = largest_context(options, limit);
   fail(
-      "{} bytes are needed (weights {}, KV cache {} for {} tokens, scratch {}), but {} are {}; use "
-      "a smaller --context, --kv q8 or q4, or a higher --sparsity",
+      "{} bytes are needed (weights {}, KV cache {} for {} tokens, scratch {}), but {} are {}; {}, "
+      "--kv q8 or q4, or a higher --sparsity",
       planned.total(), planned.weight_bytes, planned.kv_bytes, options.context,
       planned.scratch_bytes, limit,
-      options_.memory_limit ? "allowed by --memory-limit" : "available");
+      options_.memory_limit ? "allowed by --memory-limit" : fmt::format("available ({})", device_),
+      context > 0 ? fmt::format("use a --context of {} at most", context)
+                  : std::string("use a smaller model"));
+}
+
+Ceilings Engine::measure_ceilings() const {
+#ifdef SEDPA_HAVE_CUDA
+  if (device_.starts_with("cuda:")) {
+    const CudaCeilings found = measure_cuda_ceilings(cuda_index(device_));
+    return {.read_bytes_per_second = found.read_bytes_per_second,
+            .copy_bytes_per_second = found.copy_bytes_per_second,
+            .bf16_flops_per_second = found.bf16_flops_per_second};
+  }
+#endif
+  const CpuCeilings found = measure_cpu_ceilings(threads_);
+  return {.read_bytes_per_second = found.read_bytes_per_second,
+          .int8_ops_per_second = found.int8_ops_per_second,
+          .bf16_flops_per_second = found.bf16_flops_per_second,
+          .f32_flops_per_second = found.f32_flops_per_second};
 }
 
 void Engine::load(const Progress& progress) {

@@ -35,6 +35,15 @@ struct MemoryPlan {
   [[nodiscard]] std::size_t total() const { return weight_bytes + kv_bytes + scratch_bytes; }
 };
 
+/// What the device reaches, measured now: the ceilings that figures are divided by. 0: not measured.
+struct Ceilings {
+  double read_bytes_per_second = 0;
+  double copy_bytes_per_second = 0;  // read and written
+  double int8_ops_per_second = 0;    // multiply and add count as two
+  double bf16_flops_per_second = 0;
+  double f32_flops_per_second = 0;
+};
+
 /// A model on a device: files, tokenizer, weights, and the operations that run it. Sessions hold a
 /// reference to it, so it must not move while one lives.
 class Engine {
@@ -57,6 +66,7 @@ class Engine {
   [[nodiscard]] Ops& ops() const { return *ops_; }
   [[nodiscard]] const std::string& device() const { return device_; }
   [[nodiscard]] int threads() const { return threads_; }
+  [[nodiscard]] Ceilings measure_ceilings() const;
   [[nodiscard]] const std::string& model_path() const { return checkpoint_.path(); }
   [[nodiscard]] bool has_adapters() const { return !adapter_fingerprints_.empty(); }
   /// Tells this model with its adapters and position settings from any other.
@@ -66,7 +76,10 @@ class Engine {
 
   /// What loading and one session would allocate.
   [[nodiscard]] MemoryPlan plan(const SessionOptions& options) const;
-  /// Throws Error, naming both numbers, when the plan is beyond the limit or the machine.
+  /// With what was left open filled in: the chunk that suits the device, no more than the context.
+  [[nodiscard]] SessionOptions resolved(SessionOptions options) const;
+  /// Throws Error, naming both numbers and the largest context that fits, when the plan is beyond
+  /// the limit or what the device has.
   void check_memory(const SessionOptions& options) const;
   /// Loads the weights; the second call does nothing.
   void load(const Progress& progress = {});
@@ -82,6 +95,8 @@ class Engine {
 
  private:
   void apply_adapters();
+  /// The most tokens that a plan within `bytes` has room for; 0 when not even one.
+  [[nodiscard]] std::int64_t largest_context(SessionOptions options, std::uint64_t bytes) const;
   void apply_rope_options();
 
   EngineOptions options_;

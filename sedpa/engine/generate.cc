@@ -49,6 +49,16 @@ class Answer {
   bool interrupted_ = false;
 };
 
+// Plain greedy choice needs no logits on the host.
+std::int32_t next_token(const Session& session, Sampler& sampler) {
+  const SamplerOptions& options = sampler.options();
+  if (options.temperature == 0 && options.repeat_penalty == 1) {
+    const std::int32_t token = session.likeliest();
+    if (token >= 0) return token;
+  }
+  return sampler.sample(session.logits(), session.tokens());
+}
+
 }  // namespace
 
 const char* name(StopReason reason) {
@@ -83,13 +93,13 @@ GenerateResult generate(Session& session, std::span<const std::int32_t> prompt,
   if (!prompt.empty()) {
     const Clock::time_point start = Clock::now();
     const auto total = static_cast<std::int64_t>(prompt.size());
-    session.append(prompt, [&](std::int64_t done) {
+    session.feed(prompt, [&](std::int64_t done) {
       if (callbacks.on_prefill) callbacks.on_prefill(done, total);
     });
     result.prompt_tokens = total;
     result.prefill_seconds = seconds_since(start);
   }
-  if (session.logits().empty()) fail("there is no prompt: no tokens to go on from");
+  if (!session.has_logits()) fail("there is no prompt: no tokens to go on from");
 
   Answer answer(tokenizer, options.stops, callbacks.on_text);
   const Clock::time_point start = Clock::now();
@@ -99,11 +109,11 @@ GenerateResult generate(Session& session, std::span<const std::int32_t> prompt,
         result.reason = StopReason::context;
         break;
       }
-      session.append(std::span(&*result.pending, 1));
+      session.feed(std::span(&*result.pending, 1));
       result.pending.reset();
       ++result.decode_steps;
     }
-    const std::int32_t token = sampler.sample(session.logits(), session.tokens());
+    const std::int32_t token = next_token(session, sampler);
     if (tokenizer.is_end(token) && !options.ignore_end_tokens) {
       result.reason = StopReason::end_token;
       break;

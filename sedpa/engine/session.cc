@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 
 #include "sedpa/core/fail.h"
 #include "sedpa/engine/engine.h"
+#include "sedpa/engine/random_kv.h"
 
 namespace sedpa {
 namespace {
@@ -15,14 +17,14 @@ std::uint64_t next_id() {
 }
 
 // Checks what the constructor's members are built from.
-SessionOptions checked(SessionOptions options, const ModelConfig& config) {
+SessionOptions checked(SessionOptions options, const Engine& engine) {
+  const ModelConfig& config = engine.config();
   if (options.context < 1) fail("context is {} tokens, expected at least 1", options.context);
   if (options.context > (std::int64_t{1} << 30)) {
     fail("context is {} tokens, expected at most {}", options.context, std::int64_t{1} << 30);
   }
-  if (options.chunk < 1) fail("chunk is {} tokens, expected at least 1", options.chunk);
-  options.chunk = std::min(options.chunk, options.context);
-  options.logit_rows = std::clamp<std::int64_t>(options.logit_rows, 1, options.chunk);
+  if (options.chunk < 0) fail("chunk is {} tokens, expected at least 1", options.chunk);
+  options = engine.resolved(std::move(options));
   if (static_cast<std::int64_t>(options.heads.layers.size()) != config.layers) {
     fail("head plan is for {} layers, but the model has {}", options.heads.layers.size(),
          config.layers);
@@ -62,7 +64,7 @@ KvGeometry kv_geometry(const ModelConfig& config, const SessionOptions& options)
 Session::Session(Engine& engine, SessionOptions options)
     : engine_(engine),
       id_(next_id()),
-      options_(checked(std::move(options), engine.config())),
+      options_(checked(std::move(options), engine)),
       arenas_(allocate_arenas(engine, options_)),
       cache_(kv_geometry(engine.config(), options_),
              {arenas_[kRetrieval].data, arenas_[kStreaming].data}),
@@ -97,11 +99,22 @@ void Session::pass(std::span<const std::int32_t> chunk, std::int64_t logit_rows)
   cache_.advance(key.tokens);
   tokens_.insert(tokens_.end(), chunk.begin(), chunk.end());
   last_rows_ = logit_rows;
-  if (logit_rows > 0) ops.read(activations_.logits.range(0, logit_rows), logits_.data());
+  on_device_ = logit_rows > 0;
+}
+
+void Session::read_logits() const {
+  if (on_device_) engine_.ops().read(activations_.logits.range(0, last_rows_), logits_.data());
+  on_device_ = false;
 }
 
 std::span<const float> Session::append(std::span<const std::int32_t> tokens,
                                        const std::function<void(std::int64_t)>& progress) {
+  feed(tokens, progress);
+  return logits();
+}
+
+void Session::feed(std::span<const std::int32_t> tokens,
+                   const std::function<void(std::int64_t)>& progress) {
   check(tokens);
   const auto count = static_cast<std::int64_t>(tokens.size());
   for (std::int64_t done = 0; done < count;) {
@@ -112,7 +125,6 @@ std::span<const float> Session::append(std::span<const std::int32_t> tokens,
     done += size;
     if (progress) progress(done);
   }
-  return logits();
 }
 
 void Session::evaluate(std::span<const std::int32_t> tokens,
@@ -123,6 +135,7 @@ void Session::evaluate(std::span<const std::int32_t> tokens,
   for (std::int64_t done = 0; done < count;) {
     const std::int64_t size = std::min(options_.logit_rows, count - done);
     pass(tokens.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(size)), size);
+    read_logits();
     take(done, std::span(logits_).first(static_cast<std::size_t>(size) * vocabulary));
     done += size;
   }
@@ -132,26 +145,51 @@ void Session::clear() {
   cache_.clear();
   tokens_.clear();
   last_rows_ = 0;
+  on_device_ = false;
+}
+
+void Session::fill(std::int64_t length) {
+  clear();
+  const std::vector<std::int32_t> tokens(static_cast<std::size_t>(length), 0);
+  if (length > 0) check(tokens);
+  // Rows enough that no two neighbours of a tile are alike.
+  constexpr std::int64_t kRows = 1021;
+  const std::vector<std::byte> rows =
+      random_kv_rows(options_.kv, engine_.config().head_dim, kRows);
+  for (const Buffer& arena : arenas_) engine_.ops().repeat(rows, arena.data, arena.bytes);
+  cache_.restore(length);
+  tokens_ = tokens;
 }
 
 void Session::restore(std::span<const std::int32_t> tokens, std::span<const float> logits) {
   clear();
   check(tokens);
-  if (logits.size() != static_cast<std::size_t>(engine_.config().vocab_size)) {
+  if (!logits.empty() &&
+      logits.size() != static_cast<std::size_t>(engine_.config().vocab_size)) {
     fail("{} logits were saved, but the vocabulary has {} tokens", logits.size(),
          engine_.config().vocab_size);
   }
   cache_.restore(static_cast<std::int64_t>(tokens.size()));
   tokens_.assign(tokens.begin(), tokens.end());
   std::copy(logits.begin(), logits.end(), logits_.begin());
-  last_rows_ = 1;
+  last_rows_ = logits.empty() ? 0 : 1;
 }
 
 std::span<const float> Session::logits() const {
   if (last_rows_ == 0) return {};
+  read_logits();
   const auto vocabulary = static_cast<std::size_t>(engine_.config().vocab_size);
   return std::span(logits_).subspan((static_cast<std::size_t>(last_rows_) - 1) * vocabulary,
                                     vocabulary);
+}
+
+std::int32_t Session::likeliest() const {
+  if (on_device_) return engine_.ops().argmax(activations_.logits.range(last_rows_ - 1, 1));
+  const std::span<const float> row = logits();
+  const auto bad = [](float x) { return std::isnan(x) || x == INFINITY; };
+  if (row.empty() || std::any_of(row.begin(), row.end(), bad)) return -1;
+  const auto best = std::max_element(row.begin(), row.end());
+  return std::isfinite(*best) ? static_cast<std::int32_t>(best - row.begin()) : -1;
 }
 
 std::size_t Session::kv_bytes() const {

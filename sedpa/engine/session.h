@@ -20,7 +20,7 @@ struct SessionOptions {
   std::int64_t context = 0;  // tokens that the cache can hold, >= 1
   HeadPlan heads;            // Engine::full_plan(), or HeadPlan::from_gates
   KvDtype kv = KvDtype::f16;
-  std::int64_t chunk = 512;     // tokens of one prefill pass, >= 1
+  std::int64_t chunk = 0;       // tokens of one prefill pass; 0: what suits the device
   std::int64_t logit_rows = 1;  // rows of one pass that can get logits, 1 to chunk
 };
 
@@ -32,9 +32,12 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  /// Appends tokens, chunk by chunk, and returns the logits [vocab_size] of the last one: valid
-  /// until the next call. `progress(done)` is called after each chunk. Throws Error when there are
-  /// none, when an id is outside the vocabulary, or when they do not fit the context.
+  /// Appends tokens, chunk by chunk. The last one's logits stay on the device until they are asked
+  /// for. `progress(done)` is called after each chunk. Throws Error when there are none, when an id
+  /// is outside the vocabulary, or when they do not fit the context.
+  void feed(std::span<const std::int32_t> tokens,
+            const std::function<void(std::int64_t done)>& progress = {});
+  /// The same, and returns the logits [vocab_size] of the last token: valid until the next call.
   std::span<const float> append(std::span<const std::int32_t> tokens,
                                 const std::function<void(std::int64_t done)>& progress = {});
 
@@ -48,8 +51,11 @@ class Session {
 
   /// Forgets all tokens; memory stays.
   void clear();
+  /// Takes up a length as if so many tokens had been read, with keys and values of small seeded
+  /// numbers: for measuring speed.
+  void fill(std::int64_t length);
   /// Takes up `tokens` whose keys and values have been copied into the cache's arenas, and the
-  /// logits that the last of them gave.
+  /// logits that the last of them gave (empty: they are not known).
   void restore(std::span<const std::int32_t> tokens, std::span<const float> logits);
 
   [[nodiscard]] std::int64_t length() const { return cache_.length(); }
@@ -57,6 +63,10 @@ class Session {
   [[nodiscard]] const std::vector<std::int32_t>& tokens() const { return tokens_; }
   /// Logits [vocab_size] of the last token; empty before the first.
   [[nodiscard]] std::span<const float> logits() const;
+  [[nodiscard]] bool has_logits() const { return last_rows_ > 0; }
+  /// The token with the largest logit, the lowest of equals, chosen on the device; -1 when a logit
+  /// is NaN or positive infinity or none is finite. There must be logits.
+  [[nodiscard]] std::int32_t likeliest() const;
   [[nodiscard]] const KvCache& cache() const { return cache_; }
   /// No two sessions of a process have the same.
   [[nodiscard]] std::uint64_t id() const { return id_; }
@@ -69,6 +79,7 @@ class Session {
 
  private:
   void check(std::span<const std::int32_t> tokens) const;
+  void read_logits() const;
   // One pass over a chunk.
   void pass(std::span<const std::int32_t> chunk, std::int64_t logit_rows);
 
@@ -81,8 +92,9 @@ class Session {
   std::size_t reserved_bytes_ = 0;
   AttentionObserver observer_;
   std::vector<std::int32_t> tokens_;  // [length]
-  std::vector<float> logits_;         // [logit_rows, vocab_size]
-  std::int64_t last_rows_ = 0;        // rows of logits_ that the last pass gave
+  mutable std::vector<float> logits_;  // [logit_rows, vocab_size]
+  std::int64_t last_rows_ = 0;         // rows of logits that the last pass gave
+  mutable bool on_device_ = false;     // the last pass's logits have not been read yet
 };
 
 /// What Ops::reserve needs to know for a session.

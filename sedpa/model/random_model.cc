@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -22,7 +23,7 @@ struct Shape {
 };
 
 // As in the config.json of each release.
-constexpr std::array<Shape, 7> kShapes = {{
+constexpr std::array<Shape, 8> kShapes = {{
     {"smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, 8192, 100000, true},
     {"smollm2-360m", 32, 960, 15, 5, 64, 2560, 49152, 8192, 100000, true},
     {"llama3.2-1b", 16, 2048, 32, 8, 64, 8192, 128256, 131072, 500000, true},
@@ -30,6 +31,7 @@ constexpr std::array<Shape, 7> kShapes = {{
     {"llama2-7b", 32, 4096, 32, 32, 128, 11008, 32000, 4096, 10000, false},
     {"mistral-7b", 32, 4096, 32, 8, 128, 14336, 32768, 32768, 1000000, false},
     {"llama3-8b", 32, 4096, 32, 8, 128, 14336, 128256, 8192, 500000, false},
+    {"llama3-70b", 80, 8192, 64, 8, 128, 28672, 128256, 8192, 500000, false},
 }};
 
 constexpr std::array<Dtype, 8> kDtypes = {Dtype::f32,  Dtype::f16,  Dtype::bf16, Dtype::q8_0,
@@ -57,7 +59,18 @@ Dtype parse_dtype(std::string_view text) {
 
 NamedShape parse_shape(const std::string& text) {
   const std::size_t colon = text.find(':');
-  const std::string_view wanted = std::string_view(text).substr(0, colon);
+  std::string_view wanted = std::string_view(text).substr(0, colon);
+  // "-layer8" behind the name: only so many of its layers.
+  constexpr std::string_view kLayers = "-layer";
+  std::int32_t layers = 0;
+  if (const std::size_t at = wanted.rfind(kLayers); at != std::string_view::npos) {
+    const std::string_view count = wanted.substr(at + kLayers.size());
+    const auto [end, error] = std::from_chars(count.data(), count.data() + count.size(), layers);
+    if (error != std::errc() || end != count.data() + count.size() || layers < 1) {
+      fail("layers of shape '{}' are '{}', expected a number of at least 1", text, count);
+    }
+    wanted = wanted.substr(0, at);
+  }
   const auto* shape = std::find_if(kShapes.begin(), kShapes.end(),
                                    [&](const Shape& s) { return s.name == wanted; });
   if (shape == kShapes.end()) {
@@ -69,7 +82,10 @@ NamedShape parse_shape(const std::string& text) {
   ModelConfig& c = result.config;
   c.path = c.name = text;
   c.architecture = "llama";
-  c.layers = shape->layers;
+  if (layers > shape->layers) {
+    fail("layers of shape '{}' are {}, but {} has {}", text, layers, shape->name, shape->layers);
+  }
+  c.layers = layers > 0 ? layers : shape->layers;
   c.width = shape->width;
   c.query_heads = shape->query_heads;
   c.kv_heads = shape->kv_heads;

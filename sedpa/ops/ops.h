@@ -46,9 +46,17 @@ struct OpsPlan {
   const HeadPlan* heads = nullptr;  // only read during the call
 };
 
+/// What an engine asks before it plans.
+struct OpsTraits {
+  std::string device;                 // "cpu", "cuda:0"
+  std::int64_t chunk_tokens = 512;    // of a prefill pass, where nobody says otherwise
+  std::uint64_t available_bytes = 0;  // that `allocate` can still give; 0: it cannot be told
+};
+
 class Ops {
  public:
   virtual ~Ops();
+  [[nodiscard]] virtual OpsTraits traits() const = 0;
 
   // --- Memory -------------------------------------------------------------------------------
   /// Zero-filled memory of this backend.
@@ -65,16 +73,22 @@ class Ops {
   virtual void reserve(const OpsPlan& plan) = 0;
   /// Copies rows to the host, after all that was asked for before has been done.
   virtual void read(Rows rows, float* host) = 0;
+  /// The column of the largest number of one row, the lowest of equals, after all that was asked
+  /// for before has been done; -1 when a number is NaN or +inf, or none is finite.
+  virtual std::int32_t argmax(Rows row) = 0;
   /// Raw copies between the host and this backend's memory (cache save and restore).
   virtual void copy_to_host(const std::byte* from, std::byte* host, std::size_t bytes) = 0;
   virtual void copy_from_host(const std::byte* host, std::byte* to, std::size_t bytes) = 0;
+  /// Fills memory with a pattern of the host, again and again.
+  virtual void repeat(std::span<const std::byte> pattern, std::byte* to, std::size_t bytes) = 0;
 
   // --- A step -------------------------------------------------------------------------------
   /// Sets step state: ids, positions, RoPE angles (formed and reduced in f64), attention work
   /// lists, and where commit will store. `cache` is at length step.past; it must outlive the step.
   virtual void begin_step(const Step& step, const KvCache& cache) = 0;
   /// Runs the operations that `body` asks for. A backend may record them once for a key and replay
-  /// them later.
+  /// them later, and may join neighbours: rows that one operation writes for the next one alone then
+  /// need not be in memory afterwards. Whoever reads in the middle of a pass finds them all.
   virtual void run(const StepKey& key, const std::function<void()>& body) = 0;
 
   // --- Operations ---------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 #include "sedpa/backend/cpu/cpu_ops.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "sedpa/backend/cpu/attention.h"
@@ -9,6 +10,7 @@
 #include "sedpa/backend/cpu/linear.h"
 #include "sedpa/backend/cpu/weights.h"
 #include "sedpa/core/fail.h"
+#include "sedpa/core/memory.h"
 
 namespace sedpa {
 namespace {
@@ -22,6 +24,10 @@ class CpuOps final : public Ops {
         linear_(pool_, cpu::kernels(isa)),
         elementwise_(pool_, cpu::kernels(isa)),
         attention_(pool_, isa, options.compute) {}
+
+  [[nodiscard]] OpsTraits traits() const override {
+    return {.device = "cpu", .chunk_tokens = 512, .available_bytes = available_memory()};
+  }
 
   Buffer allocate(std::size_t bytes) override {
     auto pages = std::make_shared<Pages>(bytes);
@@ -58,11 +64,25 @@ class CpuOps final : public Ops {
       std::copy_n(rows.row(i), rows.cols, host + i * rows.cols);
     }
   }
+  std::int32_t argmax(Rows row) override {
+    std::int64_t best = -1;
+    for (std::int64_t i = 0; i < row.cols; ++i) {
+      const float number = row.data[i];
+      if (std::isnan(number) || number == INFINITY) return -1;
+      if (std::isfinite(number) && (best < 0 || number > row.data[best])) best = i;
+    }
+    return static_cast<std::int32_t>(best);
+  }
   void copy_to_host(const std::byte* from, std::byte* host, std::size_t bytes) override {
     if (bytes > 0) std::memcpy(host, from, bytes);
   }
   void copy_from_host(const std::byte* host, std::byte* to, std::size_t bytes) override {
     if (bytes > 0) std::memcpy(to, host, bytes);
+  }
+  void repeat(std::span<const std::byte> pattern, std::byte* to, std::size_t bytes) override {
+    for (std::size_t done = 0; done < bytes; done += pattern.size()) {
+      std::memcpy(to + done, pattern.data(), std::min(pattern.size(), bytes - done));
+    }
   }
 
   void begin_step(const Step& step, const KvCache& cache) override {
