@@ -21,6 +21,8 @@ struct Backend {
   std::function<std::unique_ptr<Ops>()> make;
   /// Activations of a linear whose weights are stored like this.
   std::function<Rounding(Dtype weights)> linear_rounding;
+  /// Stored numbers of a weight, before they are multiplied: none or bf16.
+  std::function<Rounding(Dtype weights)> weight_rounding = [](Dtype) { return Rounding::none; };
   /// Queries, keys, softmax weights and values inside attention: none or bf16.
   Rounding attention_rounding = Rounding::none;
   /// Scales and mins of the sub-blocks of q4_k, q5_k and q6_k, products of two stored numbers, may

@@ -27,17 +27,30 @@ struct ProductBound {
   const Matrix& w;
   const Matrix& radius;  // of w
   Matrix x_radius;       // [tokens, cols]
+  Matrix w_moves;        // of w's own rounding; no rows: none
 
   ProductBound(const Matrix& weights, const Matrix& weight_radius, const Matrix& x,
-               Rounding rounding)
+               Rounding rounding, Rounding weight_rounding)
       : w(weights), radius(weight_radius), x_radius(x.rows, x.cols) {
+    if (weight_rounding == Rounding::bf16) {
+      w_moves = w;
+      std::transform(w.data.begin(), w.data.end(), w_moves.data.begin(), bf16_radius);
+    }
     for (std::int64_t t = 0; t < x.rows; ++t) {
       const auto moves = rounding_radius(rounding, {x.row(t), static_cast<std::size_t>(x.cols)});
       std::copy(moves.begin(), moves.end(), x_radius.row(t));
     }
   }
 
-  /// Everything but the rounding of activations.
+  /// sum_k (move of w_k times x_k)^2
+  [[nodiscard]] double weight_variance(const Matrix& x, std::int64_t t, std::int64_t r) const {
+    if (w_moves.rows == 0) return 0;
+    double sum = 0;
+    for (std::int64_t k = 0; k < w.cols; ++k) sum += square(w_moves.at(r, k) * x.at(t, k));
+    return sum;
+  }
+
+  /// Everything but the rounding of activations and weights.
   [[nodiscard]] double arithmetic(const Matrix& x, std::int64_t t, std::int64_t r) const {
     double bound =
         f32_growth(static_cast<double>(w.cols)) * absolute_dot(w.row(r), x.row(t), w.cols);
@@ -86,8 +99,9 @@ Matrix linear_bound(const LinearBoundInput& in) {
 
   // y = b x first, or x itself; then a y.
   const Matrix y = low_rank ? reference::multiply(in.b, in.x) : in.x;
-  const ProductBound outer(in.a, in.a_radius, y, in.a_rounding);
-  const ProductBound inner(in.b, in.b_radius, in.x, low_rank ? in.b_rounding : Rounding::none);
+  const ProductBound outer(in.a, in.a_radius, y, in.a_rounding, in.a_weight_rounding);
+  const ProductBound inner(in.b, in.b_radius, in.x, low_rank ? in.b_rounding : Rounding::none,
+                           in.b_weight_rounding);
 
   // The moves of x reach the result through all of y at once: through the matrix a b.
   Matrix both(low_rank ? in.a.rows : 0, in.x.cols);
@@ -99,11 +113,17 @@ Matrix linear_bound(const LinearBoundInput& in) {
 
   for (std::int64_t t = 0; t < tokens; ++t) {
     std::vector<double> y_error(static_cast<std::size_t>(low_rank ? y.cols : 0));
+    std::vector<double> y_variance(y_error.size());
     for (std::size_t i = 0; i < y_error.size(); ++i) {
       y_error[i] = inner.arithmetic(in.x, t, static_cast<std::int64_t>(i));
+      y_variance[i] = inner.weight_variance(in.x, t, static_cast<std::int64_t>(i));
     }
     for (std::int64_t r = 0; r < bound.cols; ++r) {
-      double moves = variance(in.a.row(r), outer.x_radius.row(t), in.a.cols);
+      double moves = variance(in.a.row(r), outer.x_radius.row(t), in.a.cols) +
+                     outer.weight_variance(y, t, r);
+      for (std::size_t i = 0; i < y_variance.size(); ++i) {
+        moves += square(in.a.at(r, static_cast<std::int64_t>(i))) * y_variance[i];
+      }
       double sum = outer.arithmetic(y, t, r);
       if (low_rank) {
         moves += variance(both.row(r), inner.x_radius.row(t), in.x.cols);

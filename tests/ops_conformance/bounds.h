@@ -49,6 +49,8 @@ struct LinearBoundInput {
   Rounding b_rounding;
   const Matrix& a_radius;
   const Matrix& b_radius;
+  Rounding a_weight_rounding = Rounding::none;  // of the numbers of `a`, each by itself
+  Rounding b_weight_rounding = Rounding::none;
 };
 Matrix linear_bound(const LinearBoundInput& in);
 

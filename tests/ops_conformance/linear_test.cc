@@ -90,7 +90,10 @@ Matrix case_bound(const Backend& backend, const LinearCase& c, const Matrix& x,
          .a_rounding = backend.linear_rounding(band.dtype),
          .b_rounding = c.b.empty() ? Rounding::none : backend.linear_rounding(c.b[0].dtype),
          .a_radius = backend.rounds_k_scales ? band.k_scale_radius : kNone,
-         .b_radius = b_radius});
+         .b_radius = b_radius,
+         .a_weight_rounding = backend.weight_rounding(band.dtype),
+         .b_weight_rounding =
+             c.b.empty() ? Rounding::none : backend.weight_rounding(c.b[0].dtype)});
     take_columns(part, first, bound);
     first += band.values.rows;
   }
@@ -100,8 +103,12 @@ Matrix case_bound(const Backend& backend, const LinearCase& c, const Matrix& x,
 /// What makes two backends share a bound.
 std::string bound_key(const Backend& backend, const LinearCase& c) {
   std::string key = backend.rounds_k_scales ? "k" : "-";
-  for (const auto& band : c.a) key += fmt::format("{}", int(backend.linear_rounding(band.dtype)));
-  for (const auto& band : c.b) key += fmt::format("{}", int(backend.linear_rounding(band.dtype)));
+  for (const auto* bands : {&c.a, &c.b}) {
+    for (const auto& band : *bands) {
+      key += fmt::format("{}{}", int(backend.linear_rounding(band.dtype)),
+                         int(backend.weight_rounding(band.dtype)));
+    }
+  }
   return key;
 }
 
