@@ -88,8 +88,7 @@ double prefill_flops(const Engine& engine, const Session& session, std::int64_t 
 }
 
 // What the weights' products run at when nothing is in the way.
-double product_ceiling(const Engine& engine, const std::string& compute,
-                       const Ceilings& ceilings) {
+double product_ceiling(const Engine& engine, const std::string& compute, const Ceilings& ceilings) {
   if (engine.device() != "cpu") return ceilings.bf16_flops_per_second;
   if (compute == "f32") return ceilings.f32_flops_per_second;
   switch (engine.model().layers.front().down.a.bands.front().dtype) {
@@ -152,7 +151,8 @@ class Bench {
 
   // Pages, caches and clocks settle.
   void warm_up() {
-    session_->feed(tokens(0, std::max(options_.prompt, std::int64_t{1})));
+    const std::int64_t two_chunks = 2 * session_->options().chunk;
+    session_->feed(tokens(0, std::clamp(options_.prompt, std::int64_t{1}, two_chunks)));
     (void)session_->likeliest();
     session_->clear();
     session_->feed(tokens(0, 1));
@@ -255,22 +255,21 @@ class Bench {
   }
 
   void print_table(std::uint64_t peak) const {
-    std::string text = fmt::format(
-        "{}: {} parameters, {}, {}, KV cache {}\nit now reads {:.1f} GB/s; ",
-        engine_->model_path(), engine_->model().parameters,
-        engine_->device() == "cpu" ? fmt::format("{} threads", engine_->threads())
-                                   : engine_->device(),
-        describe(heads_.plan), sedpa::name(session_options_.kv),
-        ceilings_.read_bytes_per_second / 1e9);
+    std::string text =
+        fmt::format("{}: {} parameters, {}, {}, KV cache {}\nit now reads {:.1f} GB/s; ",
+                    engine_->model_path(), engine_->model().parameters,
+                    engine_->device() == "cpu" ? fmt::format("{} threads", engine_->threads())
+                                               : engine_->device(),
+                    describe(heads_.plan), sedpa::name(session_options_.kv),
+                    ceilings_.read_bytes_per_second / 1e9);
     if (engine_->device() == "cpu") {
-      text += fmt::format("{:.0f} int8, {:.0f} bf16, {:.0f} f32 Gop/s\n\n",
-                          ceilings_.int8_ops_per_second / 1e9,
-                          ceilings_.bf16_flops_per_second / 1e9,
-                          ceilings_.f32_flops_per_second / 1e9);
+      text += fmt::format(
+          "{:.0f} int8, {:.0f} bf16, {:.0f} f32 Gop/s\n\n", ceilings_.int8_ops_per_second / 1e9,
+          ceilings_.bf16_flops_per_second / 1e9, ceilings_.f32_flops_per_second / 1e9);
     } else {
-      text += fmt::format("copies {:.1f} GB/s; {:.0f} bf16 Gop/s\n\n",
-                          ceilings_.copy_bytes_per_second / 1e9,
-                          ceilings_.bf16_flops_per_second / 1e9);
+      text +=
+          fmt::format("copies {:.1f} GB/s; {:.0f} bf16 Gop/s\n\n",
+                      ceilings_.copy_bytes_per_second / 1e9, ceilings_.bf16_flops_per_second / 1e9);
     }
     text += fmt::format("{:>8}  {:>32}  {:>18}  {:>32}  {:>18}  {:>9}\n", "depth",
                         fmt::format("prefill {}, tokens/s", options_.prompt), "Gop/s (of ceiling)",

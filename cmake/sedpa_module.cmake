@@ -4,19 +4,21 @@
 add_library(sedpa_flags INTERFACE)
 target_compile_features(sedpa_flags INTERFACE cxx_std_20)
 target_include_directories(sedpa_flags INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
-target_compile_options(sedpa_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor)
+target_compile_options(sedpa_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wnon-virtual-dtor>)
 if(SEDPA_WERROR)
   # What GCC's flow analysis believes of the standard library's own code once that is inlined stays
   # a warning (GCC bug 105651 and its kin).
-  target_compile_options(sedpa_flags INTERFACE -Werror)
+  target_compile_options(sedpa_flags INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-Werror> $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
   foreach(flow array-bounds free-nonheap-object maybe-uninitialized restrict stringop-overflow
       stringop-overread)
-    target_compile_options(sedpa_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-error=${flow}>)
+    target_compile_options(sedpa_flags INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-error=${flow}>)
   endforeach()
 endif()
 if(SEDPA_SANITIZE)
-  target_compile_options(sedpa_flags INTERFACE
-    -fsanitize=${SEDPA_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_compile_options(sedpa_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${SEDPA_SANITIZE}
+    -fno-sanitize-recover=all -fno-omit-frame-pointer>)
   target_link_options(sedpa_flags INTERFACE -fsanitize=${SEDPA_SANITIZE})
 endif()
 

@@ -19,8 +19,8 @@ int cuda_index(const std::string& device) {
   if (device == "cuda") return 0;
   const char* const end = device.data() + device.size();
   int index = -1;
-  const auto [stop, error] = std::from_chars(device.data() + std::string_view("cuda:").size(), end,
-                                             index);
+  const auto [stop, error] =
+      std::from_chars(device.data() + std::string_view("cuda:").size(), end, index);
   if (error != std::errc() || stop != end || index < 0) {
     fail("device is '{}', expected auto, cpu, cuda or cuda:N", device);
   }
@@ -34,6 +34,12 @@ std::unique_ptr<Ops> make_ops(const EngineOptions& options) {
     fail("device is '{}', expected auto, cpu, cuda or cuda:N", device);
   }
 #ifdef SEDPA_HAVE_CUDA
+  if (wants_cuda && options.compute == Compute::f32) {
+    fail(
+        "compute is f32 and device is '{}', expected the device cpu: on a GPU products of many "
+        "rows take 16-bit numbers",
+        device);
+  }
   if (wants_cuda) return make_cuda_ops({.device = cuda_index(device)});
   // What asks for f32 throughout asks for the CPU.
   if (device == "auto" && options.compute == Compute::fast && !cuda_devices().empty()) {

@@ -35,7 +35,8 @@ struct MemoryPlan {
   [[nodiscard]] std::size_t total() const { return weight_bytes + kv_bytes + scratch_bytes; }
 };
 
-/// What the device reaches, measured now: the ceilings that figures are divided by. 0: not measured.
+/// What the device reaches, measured now: the ceilings that figures are divided by. 0: not
+/// measured.
 struct Ceilings {
   double read_bytes_per_second = 0;
   double copy_bytes_per_second = 0;  // read and written

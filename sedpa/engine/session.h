@@ -91,7 +91,7 @@ class Session {
   Activations activations_;
   std::size_t reserved_bytes_ = 0;
   AttentionObserver observer_;
-  std::vector<std::int32_t> tokens_;  // [length]
+  std::vector<std::int32_t> tokens_;   // [length]
   mutable std::vector<float> logits_;  // [logit_rows, vocab_size]
   std::int64_t last_rows_ = 0;         // rows of logits that the last pass gave
   mutable bool on_device_ = false;     // the last pass's logits have not been read yet

@@ -4,7 +4,8 @@
 // tests/reference/make_tiny_models.py made the models and the logits, in float64. It also says how
 // far transformers itself is from them when it runs in float32 (`f32_error`, the largest difference
 // over all logits). Another float32 program sums in other orders, so its error is another draw from
-// the same distribution: the bound is four times that yardstick.
+// the same distribution: the bound is four times that yardstick. A GPU's tensor cores take bf16
+// numbers, whose unit roundoff is 2^16 times that of float32, and so is the bound.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -14,6 +15,9 @@
 #include <string>
 #include <vector>
 
+#ifdef SEDPA_HAVE_CUDA
+#include "sedpa/backend/cuda/cuda_ops.h"
+#endif
 #include "sedpa/engine/engine.h"
 #include "sedpa/engine/session.h"
 
@@ -27,9 +31,18 @@ struct TinyModel {
   std::string path;
   std::vector<std::int32_t> tokens;
   std::size_t vocabulary = 0;
+  std::string device;
+  double yardstick = 0;  // four times the error of another f32 program
   double bound = 0;
   std::vector<float> logits;  // [tokens, vocabulary]
 };
+
+std::vector<std::string> devices() {
+#ifdef SEDPA_HAVE_CUDA
+  if (!cuda_devices().empty()) return {"cpu", "cuda"};
+#endif
+  return {"cpu"};
+}
 
 std::vector<TinyModel> tiny_models() {
   std::ifstream file(kData + "cases.json");
@@ -40,13 +53,17 @@ std::vector<TinyModel> tiny_models() {
     model.path = kData + entry.at("model").get<std::string>();
     model.tokens = entry.at("tokens").get<std::vector<std::int32_t>>();
     model.vocabulary = entry.at("vocabulary");
-    model.bound = 4 * entry.at("f32_error").get<double>();
+    model.yardstick = 4 * entry.at("f32_error").get<double>();
     model.logits.resize(model.tokens.size() * model.vocabulary);
     std::ifstream numbers(kData + entry.at("logits").get<std::string>(), std::ios::binary);
     numbers.read(reinterpret_cast<char*>(model.logits.data()),
                  static_cast<std::streamsize>(model.logits.size() * sizeof(float)));
     if (!numbers) throw std::runtime_error("the logits of " + model.name + " are cut short");
-    models.push_back(std::move(model));
+    for (const std::string& device : devices()) {
+      model.device = device;
+      model.bound = device == "cpu" ? model.yardstick : 0x1p16 * model.yardstick;
+      models.push_back(model);
+    }
   }
   return models;
 }
@@ -66,9 +83,9 @@ class TinyModels : public testing::TestWithParam<TinyModel> {
   void SetUp() override {
     EngineOptions options;
     options.model = GetParam().path;
-    options.device = "cpu";
+    options.device = GetParam().device;
     options.threads = 2;
-    options.compute = Compute::f32;
+    options.compute = options.device == "cpu" ? Compute::f32 : Compute::fast;
     engine_ = std::make_unique<Engine>(options);
     engine_->load();
   }
@@ -122,7 +139,7 @@ TEST_P(TinyModels, StreamingDoesNotDependOnChunks) {
     heads.layers[i].retrieval = (engine_->config().kv_heads + static_cast<int>(i % 2)) / 2;
   }
   const auto one_shot = logits(heads, 64);
-  EXPECT_GT(largest_difference(one_shot, GetParam().logits), 1000 * GetParam().bound)
+  EXPECT_GT(largest_difference(one_shot, GetParam().logits), 1000 * GetParam().yardstick)
       << "streaming leaves no trace";
   for (std::int64_t chunk : {13, 7, 1}) {
     SCOPED_TRACE(chunk);
@@ -132,7 +149,7 @@ TEST_P(TinyModels, StreamingDoesNotDependOnChunks) {
 
 INSTANTIATE_TEST_SUITE_P(Families, TinyModels, testing::ValuesIn(tiny_models()),
                          [](const auto& test) {
-                           std::string name = test.param.name;
+                           std::string name = test.param.name + "_" + test.param.device;
                            for (char& c : name) {
                              if (c == '-') c = '_';
                            }

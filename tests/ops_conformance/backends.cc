@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include "sedpa/backend/cpu/cpu_ops.h"
+#ifdef SEDPA_HAVE_CUDA
+#include "sedpa/backend/cuda/cuda_ops.h"
+#endif
 
 namespace sedpa::conformance {
 namespace {
@@ -35,12 +38,34 @@ void add_cpu(std::vector<Backend>& list) {
   }
 }
 
+#ifdef SEDPA_HAVE_CUDA
+void add_cuda(std::vector<Backend>& list) {
+  if (cuda_devices().empty()) return;
+  Backend backend;
+  backend.name = "cuda";
+  backend.make = [] { return make_cuda_ops({}); };
+  // One row is a product in f32; more go through the tensor cores, which take 16-bit numbers.
+  backend.linear_rounding = [](Dtype weights) {
+    return weights == Dtype::f32 ? Rounding::none : Rounding::bf16;
+  };
+  // Quantised weights become bf16 for the tensor cores.
+  backend.weight_rounding = [](Dtype weights) {
+    return is_plain(weights) ? Rounding::none : Rounding::bf16;
+  };
+  backend.attention_rounding = Rounding::bf16;
+  list.push_back(std::move(backend));
+}
+#endif
+
 }  // namespace
 
 const std::vector<Backend>& backends() {
   static const std::vector<Backend> list = [] {
     std::vector<Backend> all;
     add_cpu(all);
+#ifdef SEDPA_HAVE_CUDA
+    add_cuda(all);
+#endif
     return all;
   }();
   return list;

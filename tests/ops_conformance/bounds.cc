@@ -119,8 +119,8 @@ Matrix linear_bound(const LinearBoundInput& in) {
       y_variance[i] = inner.weight_variance(in.x, t, static_cast<std::int64_t>(i));
     }
     for (std::int64_t r = 0; r < bound.cols; ++r) {
-      double moves = variance(in.a.row(r), outer.x_radius.row(t), in.a.cols) +
-                     outer.weight_variance(y, t, r);
+      double moves =
+          variance(in.a.row(r), outer.x_radius.row(t), in.a.cols) + outer.weight_variance(y, t, r);
       for (std::size_t i = 0; i < y_variance.size(); ++i) {
         moves += square(in.a.at(r, static_cast<std::int64_t>(i))) * y_variance[i];
       }

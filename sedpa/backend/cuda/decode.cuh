@@ -1,0 +1,259 @@
+#pragma once
+// Stored weights to numbers, in registers. The layout is weight_format.h's.
+//
+// Products of quantised weights with x are formed in integers: x of a chunk becomes fixed-point
+// numbers of three bytes (FixedX), and one instruction multiplies four codes by one byte each of
+// four x and adds them up. That is exact; what is lost of x, half a unit of 2^-22 of the chunk's
+// largest, is as much as f32 sums lose anyway, and the work is less than half of that in f32.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "sedpa/backend/cuda/weight_format.h"
+
+namespace sedpa::cuda {
+
+/// A chunk of 32 columns as it lies in memory; members that a type lacks are never touched.
+struct Chunk {
+  uint4 codes;           // columns 0 .. 31, or 0 .. 15 (q8_0)
+  uint4 more_codes;      // columns 16 .. 31 (q8_0)
+  uint2 high;            // x alone where there are four bytes
+  std::uint32_t scales;  // of this chunk, in the low bits
+  std::uint32_t supers;  // likewise
+};
+
+/// The code that stands for zero; types of signed values have none.
+template <Dtype kDtype>
+inline constexpr int kZeroCode = kDtype == Dtype::q4_0   ? 8
+                                 : kDtype == Dtype::q5_0 ? 16
+                                 : kDtype == Dtype::q6_k ? 32
+                                                         : 0;
+
+__device__ __forceinline__ std::uint32_t word_of(const uint4& v, int i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+/// The codes of columns 4 u .. 4 u + 3 of a chunk, a signed byte each. word: the word of codes that
+/// holds them (u for q8_0, else u mod 4); high: the word of high bits that holds theirs.
+template <Dtype kDtype>
+__device__ __forceinline__ std::uint32_t codes_of(std::uint32_t word, std::uint32_t high, int u) {
+  if constexpr (kDtype == Dtype::q8_0) return word;
+  if constexpr (kDtype == Dtype::iq4_nl) {
+    constexpr auto table = [](int i) {
+      std::uint32_t four = 0;
+      for (int k = 0; k < 4; ++k) {
+        four |= static_cast<std::uint32_t>(static_cast<std::uint8_t>(kIq4Values[i + k])) << 8 * k;
+      }
+      return four;
+    };
+    constexpr std::uint32_t kTable[4] = {table(0), table(4), table(8), table(12)};
+    const std::uint32_t nibbles = u < 4 ? word : word >> 16;
+    const std::uint32_t index = nibbles & 0x7777u;
+    const std::uint32_t first = __byte_perm(kTable[0], kTable[1], index);
+    const std::uint32_t second = __byte_perm(kTable[2], kTable[3], index);
+    return __byte_perm(first, second, 0x3210u | ((nibbles & 0x8888u) >> 1));
+  }
+  std::uint32_t codes = (u < 4 ? word : word >> 4) & 0x0f0f0f0fu;
+  if constexpr (kDtype == Dtype::q6_k) {
+    codes |= __funnelshift_l(high, high, 4 - 2 * (u % 4)) & 0x30303030u;
+  } else if constexpr (chunk_bytes(kDtype).high != 0) {
+    codes |= __funnelshift_l(high, high, 4 - u) & 0x10101010u;
+  }
+  return codes;
+}
+
+/// number = scale[half] * (code - zero) + minimum.
+struct Affine {
+  float scale[2];
+  float minimum;
+};
+
+__device__ __forceinline__ float low_half(std::uint32_t bits) {
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+__device__ __forceinline__ float high_half(std::uint32_t bits) { return low_half(bits >> 16); }
+
+template <Dtype kDtype>
+__device__ __forceinline__ Affine affine(std::uint32_t scales, std::uint32_t supers) {
+  Affine a;
+  a.minimum = 0;
+  if constexpr (kDtype == Dtype::q6_k) {
+    const float d = low_half(supers);
+    a.scale[0] = d * static_cast<float>(static_cast<std::int8_t>(scales));
+    a.scale[1] = d * static_cast<float>(static_cast<std::int8_t>(scales >> 8));
+  } else if constexpr (chunk_bytes(kDtype).supers != 0) {
+    a.scale[0] = a.scale[1] = low_half(supers) * static_cast<float>(scales & 0xffu);
+    a.minimum = -high_half(supers) * static_cast<float>((scales >> 8) & 0xffu);
+  } else {
+    a.scale[0] = a.scale[1] = low_half(scales);
+    if constexpr (chunk_bytes(kDtype).scales == 4) a.minimum = high_half(scales);
+  }
+  return a;
+}
+
+/// A chunk of x: x[k] = scale * (65536 a + 256 b + c), a being a signed byte, b and c unsigned
+/// ones: byte k % 4 of words k / 4.
+struct FixedX {
+  std::uint32_t bytes[3][8];  // c, b, a
+  float sum[2];               // of columns 0 .. 15 and 16 .. 31, in units of scale
+  float scale;
+};
+
+__device__ __forceinline__ void clear(FixedX& x) {
+#pragma unroll
+  for (int k = 0; k < 24; ++k) x.bytes[k / 8][k % 8] = 0;
+  x.sum[0] = x.sum[1] = x.scale = 0;
+}
+
+/// The larger; NaN when one is.
+__device__ __forceinline__ float larger(float a, float b) {
+  float most;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(a), "f"(b));
+  return most;
+}
+/// Four codes times four bytes of x, summed; x signed or not.
+__device__ __forceinline__ int dot_signed(std::uint32_t codes, std::uint32_t x, int sum) {
+  return __dp4a(static_cast<int>(codes), static_cast<int>(x), sum);
+}
+__device__ __forceinline__ int dot_unsigned(std::uint32_t codes, std::uint32_t x, int sum) {
+  int out;
+  asm("dp4a.s32.u32 %0, %1, %2, %3;" : "=r"(out) : "r"(codes), "r"(x), "r"(sum));
+  return out;
+}
+
+__device__ __forceinline__ FixedX fixed(const float (&v)[32]) {
+  // Adding 1.5 * 2^23 leaves an integer in the mantissa, if it is within 2^22.
+  constexpr float kMost = 4194303.0f;
+  constexpr float kRound = 12582912.0f;
+  constexpr std::uint32_t kRoundBits = 0x4b400000u;
+  FixedX x;
+  float most = 0;
+#pragma unroll
+  for (int k = 0; k < 32; ++k) most = larger(most, fabsf(v[k]));
+  // Below, the inverse would overflow. NaN and infinities end up in the scale, and in the result.
+  const bool nothing = most < 1e-30f;
+  const float inverse = nothing ? 0.0f : kMost / most;
+  x.scale = nothing ? 0.0f : most * (1 / kMost);
+  int sums[2] = {0, 0};
+#pragma unroll
+  for (int u = 0; u < 8; ++u) {
+    std::uint32_t n[4];
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      n[b] = __float_as_uint(fmaf(v[4 * u + b], inverse, kRound)) - kRoundBits;
+      sums[u / 4] += static_cast<int>(n[b]);
+    }
+    const std::uint32_t low01 = __byte_perm(n[0], n[1], 0x5140u);  // c c b b
+    const std::uint32_t low23 = __byte_perm(n[2], n[3], 0x5140u);
+    x.bytes[0][u] = __byte_perm(low01, low23, 0x5410u);
+    x.bytes[1][u] = __byte_perm(low01, low23, 0x7632u);
+    x.bytes[2][u] =
+        __byte_perm(__byte_perm(n[0], n[1], 0x0062u), __byte_perm(n[2], n[3], 0x0062u), 0x5410u);
+  }
+  x.sum[0] = static_cast<float>(sums[0]);
+  x.sum[1] = static_cast<float>(sums[1]);
+  return x;
+}
+
+/// Sum of a chunk's numbers times x.
+template <Dtype kDtype>
+__device__ __forceinline__ float dot(const Chunk& chunk, const FixedX& x) {
+  constexpr int kParts = kDtype == Dtype::q6_k ? 2 : 1;  // that have a scale each
+  int sums[kParts][3] = {};
+#pragma unroll
+  for (int v = 0; v < 4; ++v) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int u = half * 4 + v;
+      const uint4& words = kDtype == Dtype::q8_0 && half == 1 ? chunk.more_codes : chunk.codes;
+      const std::uint32_t high = kDtype == Dtype::q6_k && half == 1 ? chunk.high.y : chunk.high.x;
+      const std::uint32_t codes = codes_of<kDtype>(word_of(words, v), high, u);
+      int(&sum)[3] = sums[kParts == 2 ? half : 0];
+      sum[0] = dot_unsigned(codes, x.bytes[0][u], sum[0]);
+      sum[1] = dot_unsigned(codes, x.bytes[1][u], sum[1]);
+      sum[2] = dot_signed(codes, x.bytes[2][u], sum[2]);
+    }
+  }
+  // Of codes times x, in units of x.scale. The lower two fit an integer together.
+  const auto total = [](const int(&s)[3]) {
+    return fmaf(static_cast<float>(s[2]), 65536.0f, static_cast<float>(s[1] * 256 + s[0]));
+  };
+  const Affine a = affine<kDtype>(chunk.scales, chunk.supers);
+  constexpr float kZero = kZeroCode<kDtype>;
+  if constexpr (kParts == 2) {
+    const float second = a.scale[1] * fmaf(-kZero, x.sum[1], total(sums[1]));
+    return x.scale * fmaf(a.scale[0], fmaf(-kZero, x.sum[0], total(sums[0])), second);
+  } else if constexpr (kDtype == Dtype::q8_0 || kDtype == Dtype::iq4_nl) {
+    return x.scale * (a.scale[0] * total(sums[0]));
+  } else {
+    const float all = x.sum[0] + x.sum[1];
+    if constexpr (kZero != 0) return x.scale * (a.scale[0] * fmaf(-kZero, all, total(sums[0])));
+    return x.scale * fmaf(a.scale[0], total(sums[0]), a.minimum * all);
+  }
+}
+
+/// Eight columns of a row of any type, 8 * octet .., as numbers, rounded as format's dequantize_row
+/// does. Plain rows end with zeros up to 16 bytes; the columns begin within the row.
+template <Dtype kDtype>
+__device__ __forceinline__ void numbers(const std::byte* row, const RowLayout& layout, int octet,
+                                        float (&out)[8]) {
+  if constexpr (kDtype == Dtype::f32) {
+    const float4* from = reinterpret_cast<const float4*>(row) + 2 * octet;
+    const float4 a = from[0];
+    // The row may end between.
+    const bool more = 16 * (2 * octet + 1) < layout.bytes;
+    const float4 b = more ? from[1] : make_float4(0, 0, 0, 0);
+    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
+    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+  } else if constexpr (!is_quantized(kDtype)) {
+    const uint4 piece = reinterpret_cast<const uint4*>(row)[octet];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const std::uint32_t word = word_of(piece, i);
+      if constexpr (kDtype == Dtype::bf16) {
+        out[2 * i] = __uint_as_float(word << 16);
+        out[2 * i + 1] = __uint_as_float(word & 0xffff0000u);
+      } else {
+        out[2 * i] = low_half(word);
+        out[2 * i + 1] = high_half(word);
+      }
+    }
+  } else {
+    constexpr ChunkBytes kBytes = chunk_bytes(kDtype);
+    const int c = octet / 4;
+    const int half = octet / 2 % 2;
+    const auto word_at = [](const std::byte* at) {
+      return *reinterpret_cast<const std::uint32_t*>(at);
+    };
+    const auto short_at = [](const std::byte* at) {
+      return static_cast<std::uint32_t>(*reinterpret_cast<const std::uint16_t*>(at));
+    };
+    const std::byte* codes = row + 16 * c + 8 * (octet % 2);
+    if (kDtype == Dtype::q8_0) codes += half * (layout.high / 2);
+    const uint2 words = *reinterpret_cast<const uint2*>(codes);
+    std::uint32_t high = 0;
+    if constexpr (kBytes.high == 4) high = word_at(row + layout.high + 4 * c);
+    if constexpr (kBytes.high == 8) high = word_at(row + layout.high + 8 * c + 4 * half);
+    std::uint32_t supers = 0;
+    if constexpr (kBytes.supers == 4) supers = word_at(row + layout.supers + 4 * (c / 8));
+    if constexpr (kBytes.supers == 2) supers = short_at(row + layout.supers + 2 * (c / 8));
+    const std::byte* at = row + layout.scales + kBytes.scales * c;
+    const std::uint32_t scales = kBytes.scales == 4 ? word_at(at) : short_at(at);
+    const Affine a = affine<kDtype>(scales, supers);
+    const float scale = half == 0 ? a.scale[0] : a.scale[1];
+    const int u = 2 * (octet % 4);
+    const std::uint32_t codes_at[2] = {codes_of<kDtype>(words.x, high, u),
+                                       codes_of<kDtype>(words.y, high, u + 1)};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      // A byte becomes a float by being put into the mantissa of 2^23: 0x4b0000bb.
+      const std::uint32_t raised = codes_at[i / 4] ^ 0x80808080u;
+      const float biased = __uint_as_float(__byte_perm(raised, 0x4b000000u, 0x7440u | i % 4));
+      const float code = biased - static_cast<float>(8388608 + 128 + kZeroCode<kDtype>);
+      out[i] = fmaf(scale, code, a.minimum);
+    }
+  }
+}
+
+}  // namespace sedpa::cuda

@@ -1,0 +1,143 @@
+#include "sedpa/backend/cuda/elementwise.h"
+#include "sedpa/backend/cuda/launch.h"
+
+namespace sedpa::cuda {
+namespace {
+
+constexpr int kNormThreads = 256;
+
+/// The same sum in every thread, in an order that depends on the block's size alone.
+__device__ float block_sum(float value) {
+  __shared__ float warps[32];
+  for (int offset = 16; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, offset);
+  }
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
+  __syncthreads();
+  float sum = 0;
+  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) sum += warps[warp];
+  __syncthreads();
+  return sum;
+}
+
+/// Grid (runs of a row, rows).
+__global__ void norm_kernel(Rows x, const float* weight, std::int64_t width, float epsilon,
+                            Rows out) {
+  wait_for_previous();
+  let_next_begin();
+  const std::int64_t begin = blockIdx.x * width;
+  const float* from = x.data + blockIdx.y * x.stride + begin;
+  float* to = out.data + blockIdx.y * out.stride + begin;
+  float squares = 0;
+  for (std::int64_t i = threadIdx.x; i < width; i += blockDim.x) squares += from[i] * from[i];
+  const float mean = block_sum(squares) / static_cast<float>(width);
+  const float scale = 1.0f / sqrtf(mean + epsilon);
+  for (std::int64_t i = threadIdx.x; i < width; i += blockDim.x)
+    to[i] = from[i] * scale * weight[i];
+}
+
+__global__ void swiglu_kernel(Rows gate_up, Rows out) {
+  wait_for_previous();
+  let_next_begin();
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= out.cols) return;
+  const float* row = gate_up.data + blockIdx.y * gate_up.stride;
+  const float gate = row[i];
+  out.data[blockIdx.y * out.stride + i] = gate / (1.0f + expf(-gate)) * row[out.cols + i];
+}
+
+struct Best {
+  float value;
+  std::int32_t index;
+};
+
+/// NaN and +inf win over all, so that they are found out.
+__device__ Best better(Best a, Best b) {
+  const bool a_bad = isnan(a.value) || a.value == INFINITY;
+  const bool b_bad = isnan(b.value) || b.value == INFINITY;
+  if (a_bad) return a;
+  if (b_bad) return b;
+  if (a.value != b.value) return a.value > b.value ? a : b;
+  return a.index < b.index ? a : b;
+}
+
+__device__ Best block_best(Best best) {
+  __shared__ Best warps[32];
+  for (int offset = 16; offset > 0; offset /= 2) {
+    const Best other = {__shfl_xor_sync(0xffffffffu, best.value, offset),
+                        __shfl_xor_sync(0xffffffffu, best.index, offset)};
+    best = better(best, other);
+  }
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = best;
+  __syncthreads();
+  best = warps[0];
+  for (unsigned warp = 1; warp < blockDim.x / 32; ++warp) best = better(best, warps[warp]);
+  return best;
+}
+
+__global__ void argmax_blocks(const float* row, std::int64_t count, ArgmaxScratch scratch) {
+  wait_for_previous();
+  let_next_begin();
+  Best best = {-INFINITY, 0x7fffffff};
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += step) {
+    best = better(best, {row[i], static_cast<std::int32_t>(i)});
+  }
+  best = block_best(best);
+  if (threadIdx.x != 0) return;
+  scratch.values[blockIdx.x] = best.value;
+  scratch.indices[blockIdx.x] = best.index;
+}
+
+__global__ void argmax_all(ArgmaxScratch scratch, std::int32_t* result) {
+  wait_for_previous();
+  let_next_begin();
+  const Best best = block_best({scratch.values[threadIdx.x], scratch.indices[threadIdx.x]});
+  if (threadIdx.x == 0) *result = isfinite(best.value) ? best.index : -1;
+}
+
+}  // namespace
+
+void norm(Rows x, const float* weight, std::int64_t width, float epsilon, Rows out,
+          cudaStream_t stream) {
+  if (x.rows == 0 || x.cols == 0) return;
+  // Grids are 65535 high at most.
+  constexpr std::int64_t kMostRows = 32768;
+  for (std::int64_t first = 0; first < x.rows; first += kMostRows) {
+    const std::int64_t rows = x.rows - first < kMostRows ? x.rows - first : kMostRows;
+    const LaunchShape shape{
+        .grid = dim3(static_cast<unsigned>(x.cols / width), static_cast<unsigned>(rows)),
+        .block = dim3(width <= 128 ? 64 : kNormThreads),
+        .stream = stream,
+        .early = true};
+    launch(shape, norm_kernel, x.range(first, rows), weight, width, epsilon,
+           out.range(first, rows));
+  }
+}
+
+void swiglu(Rows gate_up, Rows out, cudaStream_t stream) {
+  if (out.rows == 0 || out.cols == 0) return;
+  constexpr std::int64_t kMostRows = 32768;
+  constexpr unsigned kThreads = 256;
+  for (std::int64_t first = 0; first < out.rows; first += kMostRows) {
+    const std::int64_t rows = out.rows - first < kMostRows ? out.rows - first : kMostRows;
+    const LaunchShape shape{
+        .grid = dim3(static_cast<unsigned>((out.cols + kThreads - 1) / kThreads),
+                     static_cast<unsigned>(rows)),
+        .block = dim3(kThreads),
+        .stream = stream,
+        .early = true};
+    launch(shape, swiglu_kernel, gate_up.range(first, rows), out.range(first, rows));
+  }
+}
+
+void argmax(const float* row, std::int64_t count, ArgmaxScratch scratch, std::int32_t* result,
+            cudaStream_t stream) {
+  launch({.grid = dim3(kArgmaxBlocks), .block = dim3(512), .stream = stream, .early = true},
+         argmax_blocks, row, count, scratch);
+  launch({.grid = dim3(1), .block = dim3(kArgmaxBlocks), .stream = stream, .early = true},
+         argmax_all, scratch, result);
+}
+
+}  // namespace sedpa::cuda

@@ -1,0 +1,143 @@
+#include "sedpa/backend/cuda/fusion.h"
+
+namespace sedpa::cuda {
+namespace {
+
+/// The operation at `index` when it is of this kind.
+template <class Kind>
+const Kind* at(std::span<const Op> ops, std::size_t index) {
+  return index < ops.size() ? std::get_if<Kind>(&ops[index]) : nullptr;
+}
+
+/// A norm over whole rows whose result the linear behind it reads.
+bool feeds(const NormOp& norm, const LinearOp& linear) {
+  return norm.width == norm.x.cols && norm.out == linear.x && norm.out.data != norm.x.data;
+}
+
+/// Operations that `launch` stands for; 0: none.
+struct Joined {
+  Launch launch;
+  std::size_t count = 0;
+};
+
+Joined join_mlp(std::span<const Op> ops) {
+  const auto* norm = at<NormOp>(ops, 0);
+  const auto* up = at<LinearOp>(ops, 1);
+  const auto* swiglu = at<SwigluOp>(ops, 2);
+  const auto* down = at<LinearOp>(ops, 3);
+  if (norm == nullptr || up == nullptr || swiglu == nullptr || down == nullptr) return {};
+  if (!feeds(*norm, *up) || up->residual.data != nullptr || up->out != swiglu->gate_up ||
+      swiglu->out != down->x) {
+    return {};
+  }
+  return {MlpJob{.gate_up = up->linear,
+                 .down = down->linear,
+                 .x = norm->x,
+                 .norm = {norm->weight, norm->epsilon},
+                 .act = swiglu->out,
+                 .residual = down->residual,
+                 .out = down->out},
+          4};
+}
+
+Joined join_norm(std::span<const Op> ops) {
+  const auto* norm = at<NormOp>(ops, 0);
+  const auto* linear = at<LinearOp>(ops, 1);
+  if (norm == nullptr || linear == nullptr || !feeds(*norm, *linear)) return {};
+  return {LinearJob{.linear = linear->linear,
+                    .x = norm->x,
+                    .norm = {norm->weight, norm->epsilon},
+                    .residual = linear->residual,
+                    .out = linear->out},
+          2};
+}
+
+/// A head norm in place on the first columns of `qkv`, or on those behind.
+bool is_head_norm(const NormOp* norm, const float* begin, const Rows& qkv) {
+  return norm != nullptr && norm->x == norm->out && norm->x.data == begin &&
+         norm->x.stride == qkv.stride && norm->x.rows == qkv.rows;
+}
+
+Joined join_attention(std::span<const Op> ops) {
+  std::size_t next = 0;
+  AttentionJob job;
+  const auto* queries = at<NormOp>(ops, 0);
+  const auto* keys = at<NormOp>(ops, 1);
+  if (queries != nullptr && keys != nullptr) {
+    const auto* rope = at<RopeOp>(ops, 2);
+    if (rope == nullptr || !is_head_norm(queries, rope->qkv.data, rope->qkv) ||
+        !is_head_norm(keys, rope->qkv.data + queries->x.cols, rope->qkv) ||
+        queries->width != keys->width || queries->epsilon != keys->epsilon) {
+      return {};
+    }
+    job.query_norm = queries->weight;
+    job.key_norm = keys->weight;
+    job.norm_epsilon = queries->epsilon;
+    next = 2;
+  }
+  const auto* rope = at<RopeOp>(ops, next);
+  const auto* attention = at<AttentionOp>(ops, next + 1);
+  const auto* commit = at<CommitOp>(ops, next + 2);
+  if (rope == nullptr || attention == nullptr || commit == nullptr) return {};
+  if (rope->qkv != attention->qkv || attention->qkv != commit->qkv ||
+      attention->cache != commit->cache) {
+    return {};
+  }
+  job.qkv = attention->qkv;
+  job.cache = attention->cache;
+  job.out = attention->out;
+  job.rotate = job.attend = job.commit = true;
+  return {job, next + 3};
+}
+
+struct Alone {
+  Launch operator()(const EmbedOp& op) const { return op; }
+  Launch operator()(const NormOp& op) const { return op; }
+  Launch operator()(const SwigluOp& op) const { return op; }
+  Launch operator()(const LinearOp& op) const {
+    return LinearJob{
+        .linear = op.linear, .x = op.x, .norm = {}, .residual = op.residual, .out = op.out};
+  }
+  Launch operator()(const RopeOp& op) const {
+    AttentionJob job;
+    job.qkv = op.qkv;
+    job.rotate = true;
+    return job;
+  }
+  Launch operator()(const AttentionOp& op) const {
+    AttentionJob job;
+    job.qkv = op.qkv;
+    job.cache = op.cache;
+    job.out = op.out;
+    job.attend = true;
+    return job;
+  }
+  Launch operator()(const CommitOp& op) const {
+    AttentionJob job;
+    job.qkv = op.qkv;
+    job.cache = op.cache;
+    job.commit = true;
+    return job;
+  }
+};
+
+}  // namespace
+
+Launch alone(const Op& op) { return std::visit(Alone{}, op); }
+
+std::vector<Launch> fuse(std::span<const Op> ops) {
+  std::vector<Launch> launches;
+  while (!ops.empty()) {
+    Joined joined;
+    for (const auto join : {join_mlp, join_norm, join_attention}) {
+      joined = join(ops);
+      if (joined.count > 0) break;
+    }
+    if (joined.count == 0) joined = {alone(ops.front()), 1};
+    launches.push_back(joined.launch);
+    ops = ops.subspan(joined.count);
+  }
+  return launches;
+}
+
+}  // namespace sedpa::cuda
