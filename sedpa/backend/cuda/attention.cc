@@ -85,6 +85,7 @@ ScratchLayout::ScratchLayout(const OpsPlan& plan, const DeviceTraits& device) {
 struct AttentionRunner::Impl {
   DeviceTraits device;
   cudaStream_t stream = nullptr;
+  BatonChain* batons = nullptr;
 
   // The plan.
   AttentionShape shape;
@@ -219,6 +220,8 @@ AttentionParams AttentionRunner::Impl::params_of(const AttentionJob& job) const 
   return p;
 }
 
+void AttentionRunner::set_batons(BatonChain* chain) { impl_->batons = chain; }
+
 void AttentionRunner::run(const AttentionJob& job) {
   Impl& s = *impl_;
   if (job.qkv.cols != s.shape.qkv_cols() || job.qkv.rows != s.tokens) {
@@ -234,6 +237,7 @@ void AttentionRunner::run(const AttentionJob& job) {
                                    [](const ClassParams& of) { return !of.full && of.heads > 0; });
 
   if (!job.attend) {
+    if (s.batons != nullptr) s.batons->interrupt();
     if (prepares) launch_rope(params, s.tokens, s.stream);
     if (job.commit) {
       params.rotate = false;  // it has been done
@@ -247,6 +251,7 @@ void AttentionRunner::run(const AttentionJob& job) {
          s.tokens, s.shape.out_cols());
   }
   if (s.tokens == 1) {
+    if (s.batons != nullptr) params.baton = s.batons->next(s.decode.pieces);
     launch_decode(params, s.decode, s.stream);
     return;
   }

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "sedpa/attention/kv_cache.h"
+#include "sedpa/backend/cuda/baton.h"
 #include "sedpa/backend/cuda/device.h"
 #include "sedpa/backend/cuda/step_state.h"
 #include "sedpa/core/tensor.h"
@@ -43,6 +44,8 @@ class AttentionRunner {
   void begin_step(const StepState& state, const KvCache& cache, std::int64_t past,
                   std::int64_t tokens);
   void run(const AttentionJob& job);
+  /// The kernel of a decoding job takes its baton from `chain`, until it is null again.
+  void set_batons(BatonChain* chain);
 
  private:
   struct Impl;

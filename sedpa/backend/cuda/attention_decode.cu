@@ -18,7 +18,7 @@
 namespace sedpa::cuda {
 namespace {
 
-constexpr int kMostWarps = 8;
+constexpr int kMostWarps = 4;
 constexpr int kMostStages = 3;
 constexpr int kPositionBytes = 4 * kDecodeTile;
 
@@ -315,9 +315,9 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
   std::byte* const own_value = own_key + 2 * kDim;
   float* const merge_room = reinterpret_cast<float*>(own_value + 2 * kDim);
 
-  let_next_begin();
-  wait_for_previous();
-  const std::int32_t past = *p.state.past;
+  // Step state and what earlier tokens have stored is older than the kernel in front, which began
+  // only when the one before it had ended: neither has to be waited for, only this layer's qkv.
+  const std::int32_t past = __ldcg(p.state.past);
 
   std::int64_t unit_tiles[kHeadClasses];
   std::int64_t units[kHeadClasses];
@@ -327,7 +327,12 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
   }
   const DecodeSplit split = DecodeSplit::make(unit_tiles, units, room.pieces, kDecodeLeastTiles);
   const std::int64_t piece = blockIdx.x;
-  if (piece >= split.pieces) return;
+  if (piece >= split.pieces) {
+    take(p.baton);
+    if (threadIdx.x == 0) give(p.baton);
+    wait_for_previous();
+    return;
+  }
   const std::int64_t begin = split.piece_begin(piece);
   const std::int64_t end = split.piece_begin(piece + 1);
 
@@ -335,6 +340,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
   Cursor ahead;
   ahead.tile = begin + warp;
   int fill = 0;  // stage
+  bool given = false;
   const auto copy_next = [&] {
     if (ahead.tile < end) {
       ahead.find_unit(p, split, room.row_blocks, past);
@@ -343,7 +349,12 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
     end_copy_group();  // an empty one keeps the count
     ahead.tile += warps;
     if (++fill == room.stages) fill = 0;
+    if (threadIdx.x == 0 && !given && ahead.tile >= end) {
+      give(p.baton);
+      given = true;
+    }
   };
+  take(p.baton);
   for (int i = 0; i < room.stages; ++i) copy_next();
 
   // Rows and columns that no query fills stay zero.
@@ -351,6 +362,9 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
        i += static_cast<int>(blockDim.x)) {
     reinterpret_cast<uint4*>(query_tile)[i] = make_uint4(0, 0, 0, 0);
   }
+
+  wait_for_previous();
+  let_next_begin();
 
   // ldmatrix addresses of this lane within a tile, keys and values.
   const int key_row = lane % 8 + lane / 16 * 8;
@@ -538,7 +552,9 @@ void decode_layout(const AttentionParams& params, std::size_t shared_limit, Deco
   const int rows = params.group < kDecodeRows ? params.group : kDecodeRows;
   room.half_bytes = raw ? (kDecodeTile * params.row_bytes + 16 + 15) / 16 * 16 : tile_bytes;
   room.stage_bytes = 2 * room.half_bytes + kPositionBytes;
-  const auto limit = static_cast<std::int64_t>(shared_limit) - 1024;  // static, and the system's
+  // Half of a multiprocessor's, so that the kernels before and behind are there at the same time,
+  // less what is static and the system's.
+  const auto limit = static_cast<std::int64_t>(shared_limit) / 2 - 2048;
   room.stages = 0;
   for (int warps = kMostWarps; warps >= 1; warps /= 2) {
     // Half of the warps' states; or a row of each warp.

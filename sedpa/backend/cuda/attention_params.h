@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "sedpa/attention/head_plan.h"
+#include "sedpa/backend/cuda/baton.h"
 #include "sedpa/backend/cuda/step_state.h"
 #include "sedpa/core/dtype.h"
 
@@ -50,6 +51,7 @@ struct AttentionParams {
   KvDtype dtype = KvDtype::f16;
   bool rotate = false;
   bool commit = false;
+  Baton baton;  // of a decoding launch
   StepState state;
   ClassParams classes[kHeadClasses];
   std::uint8_t order[kMostKvHeads] = {};  // the model's KV head at each place, class 0 first

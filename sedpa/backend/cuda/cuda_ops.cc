@@ -65,7 +65,10 @@ class CudaOps final : public Ops {
         linear_(device_, stream_.get()),
         attention_(device_, stream_.get()),
         argmax_(kArgmaxBlocks * (sizeof(float) + sizeof(std::int32_t)) + sizeof(std::int32_t)),
-        pinned_(kPinnedBytes) {}
+        batons_(std::size_t{kMostBatons} * device_.multiprocessors * sizeof(std::uint32_t)),
+        pinned_(kPinnedBytes) {
+    check(cudaMemset(batons_.data(), 0, batons_.size()));
+  }
   ~CudaOps() override { (void)cudaStreamSynchronize(stream_.get()); }
 
   [[nodiscard]] OpsTraits traits() const override {
@@ -219,6 +222,7 @@ class CudaOps final : public Ops {
   static constexpr std::size_t kPinnedBytes = std::size_t{4} << 20;
   static constexpr std::int64_t kChunkTokens = 4096;
   static constexpr std::size_t kMostRecordings = 4;
+  static constexpr std::int32_t kMostBatons = 1024;  // kernels of a recorded pass
 
   void submit(const Op& op) {
     if (recording_) {
@@ -265,15 +269,30 @@ class CudaOps final : public Ops {
 
   Recording record(const StepKey& key) {
     const std::vector<Launch> launches = fuse(ops_);
+    BatonChain batons(reinterpret_cast<std::uint32_t*>(batons_.data()), kMostBatons,
+                      device_.multiprocessors);
+    linear_.set_batons(&batons);
+    attention_.set_batons(&batons);
     check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
     cudaGraph_t graph = nullptr;
     try {
-      for (const Launch& launch : launches) perform(launch);
+      check(cudaMemsetAsync(batons_.data(), 0, batons_.size(), stream_.get()));
+      for (const Launch& launch : launches) {
+        const bool has_baton = !std::holds_alternative<EmbedOp>(launch) &&
+                               !std::holds_alternative<NormOp>(launch) &&
+                               !std::holds_alternative<SwigluOp>(launch);
+        if (!has_baton) batons.interrupt();
+        perform(launch);
+      }
     } catch (...) {
+      linear_.set_batons(nullptr);
+      attention_.set_batons(nullptr);
       (void)cudaStreamEndCapture(stream_.get(), &graph);
       if (graph != nullptr) (void)cudaGraphDestroy(graph);
       throw;
     }
+    linear_.set_batons(nullptr);
+    attention_.set_batons(nullptr);
     check(cudaStreamEndCapture(stream_.get(), &graph));
     cudaGraphExec_t executable = nullptr;
     const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
@@ -289,6 +308,7 @@ class CudaOps final : public Ops {
   LinearRunner linear_;
   AttentionRunner attention_;
   DeviceMemory argmax_;  // [values | indices | result]
+  DeviceMemory batons_;  // flags [kMostBatons, multiprocessors]
   PinnedMemory pinned_;
   OpList ops_;  // of the pass that is being written down
   bool recording_ = false;

@@ -1,5 +1,7 @@
 #include "sedpa/backend/cuda/gemv.h"
 
+#include <algorithm>
+
 namespace sedpa::cuda {
 
 // Compiled in gemv_plain.cu, gemv_blocks.cu and gemv_k_blocks.cu.
@@ -50,6 +52,11 @@ void gemv(const DeviceTraits& device, cudaStream_t stream, Dtype dtype, const Ge
     case Dtype::iq4_nl:
       return launch_gemv<Dtype::iq4_nl>(device, stream, job);
   }
+}
+
+std::int32_t gemv_ctas(const DeviceTraits& device, const GemvJob& job) {
+  return static_cast<std::int32_t>(
+      std::min<std::int64_t>(job.outputs, device.multiprocessors));
 }
 
 }  // namespace sedpa::cuda

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "sedpa/backend/cuda/baton.h"
 #include "sedpa/backend/cuda/device.h"
 #include "sedpa/backend/cuda/weight_format.h"
 #include "sedpa/core/dtype.h"
@@ -26,10 +27,13 @@ struct GemvJob {
   const float* gate = nullptr;      // [outputs]; not null: out = silu(gate) * product. May be out
   const float* residual = nullptr;  // [outputs]; not null: out = residual + product. May be out
   float* out = nullptr;             // [outputs]
+  Baton baton;
 };
 
 /// Lets the kernels have the shared memory they need; once for each device, which is current.
 void prepare_gemv(const DeviceTraits& device);
+/// CTAs of a job's kernel.
+[[nodiscard]] std::int32_t gemv_ctas(const DeviceTraits& device, const GemvJob& job);
 void gemv(const DeviceTraits& device, cudaStream_t stream, Dtype dtype, const GemvJob& job);
 
 }  // namespace sedpa::cuda

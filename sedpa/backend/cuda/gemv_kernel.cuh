@@ -23,12 +23,11 @@
 
 namespace sedpa::cuda {
 
-/// Columns of x that shared memory holds at a time, f32; the place then takes warps' sums.
-inline constexpr int kStagedCols = 7168;
+/// Sums of warps that shared memory holds at a time, f32.
+inline constexpr int kSums = 4096;
 /// Outputs of a CTA whose residuals are read before the products are there.
 inline constexpr int kEarlyResiduals = 128;
 inline constexpr int kGroupSteps = 4;  // whose sums are reduced over a warp together
-static_assert(kStagedCols % 256 == 0);
 
 /// A thread owns kUnits * 32 columns.
 template <Dtype kDtype, int kUnits, int kThreads>
@@ -51,17 +50,17 @@ struct GemvShape {
   static constexpr int kStepBytes = kPieces * kStageBytes;
   /// A CTA of few registers leaves room for another.
   static constexpr bool kShares = kUnits * kThreads <= 512;
-  static constexpr int kRingLimit = (kShares ? 84 : 144) * 1024;
+  static constexpr int kRingLimit = (kShares ? 96 : 144) * 1024;
   static constexpr int kRingSteps = kRingLimit / kStepBytes > 0 ? kRingLimit / kStepBytes : 1;
   static constexpr int kStages = kRingSteps * kPieces;
   static constexpr int kRingBytes = kStages * kStageBytes;
-  static constexpr int kSharedBytes = kRingBytes + kStagedCols * 4;
-  /// Steps whose sums fit where x was staged: a step makes one for each warp.
-  static constexpr int kPassSteps = kStagedCols / (kThreads / 32);
+  static constexpr int kSharedBytes = kRingBytes + kSums * 4;
+  /// Steps whose sums fit: a step makes one for each warp.
+  static constexpr int kPassSteps = kSums / (kThreads / 32);
   static_assert(kPassSteps % kGroupSteps == 0);
   static constexpr std::int64_t kMostCols = std::int64_t{kThreads} * 32 * kUnits;
 
-  /// Whether a device has the memory, with 1 KB for what is not in the ring and the staging area.
+  /// Whether a device has the memory, with 1 KB for what is not in the ring and the sums.
   static bool runs_on(const DeviceTraits& device) {
     return device.shared_bytes_a_block >= kSharedBytes + 1024;
   }
@@ -186,9 +185,52 @@ __device__ __forceinline__ float piece_dot(const std::byte* from, const std::byt
   }
 }
 
-/// Where four columns of x stand among float4s: threads that read columns 8 or 32 apart meet
-/// different banks.
+/// Columns [first, first + kCount) of x, zeros past `cols`. kCount is a multiple of 4, so is first.
+template <int kCount>
+__device__ __forceinline__ void load_columns(const float* x, int first, int cols, bool aligned,
+                                             float* to) {
+  if (aligned && first + kCount <= cols) {
+#pragma unroll
+    for (int quad = 0; quad < kCount / 4; ++quad) {
+      const float4 v = *reinterpret_cast<const float4*>(x + first + 4 * quad);
+      to[4 * quad] = v.x, to[4 * quad + 1] = v.y, to[4 * quad + 2] = v.z, to[4 * quad + 3] = v.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) to[i] = first + i < cols ? x[first + i] : 0.0f;
+  }
+}
+
+/// Where four columns stand among float4s: lanes that read 32 columns apart meet different banks.
 __device__ __forceinline__ int staged(int quad) { return quad ^ (quad >> 3 & 7); }
+
+/// Columns [first + 32 lane, first + 32 lane + 32) of x for each lane of a warp, zeros past `cols`:
+/// read side by side, then handed out through `room` [256] of shared memory.
+__device__ __forceinline__ void load_chunk(const float* x, int first, int cols, bool aligned,
+                                           float* room, int lane, float* to) {
+  float4 v[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    float four[4];
+    load_columns<4>(x, first + 128 * i + 4 * lane, cols, aligned, four);
+    v[i] = make_float4(four[0], four[1], four[2], four[3]);
+  }
+  auto* const quads = reinterpret_cast<float4*>(room);
+#pragma unroll
+  for (int round = 0; round < 4; ++round) {
+    __syncwarp();
+    quads[staged(lane)] = v[2 * round];
+    quads[staged(32 + lane)] = v[2 * round + 1];
+    __syncwarp();
+    if (lane >> 3 != round) continue;
+#pragma unroll
+    for (int quad = 0; quad < 8; ++quad) {
+      const float4 mine = quads[staged(8 * (lane & 7) + quad)];
+      to[4 * quad] = mine.x, to[4 * quad + 1] = mine.y;
+      to[4 * quad + 2] = mine.z, to[4 * quad + 3] = mine.w;
+    }
+  }
+}
 
 /// Sums of four values over a warp; lanes 8 r .. 8 r + 7 get value r's.
 __device__ __forceinline__ float reduce_four(const float (&v)[kGroupSteps], int lane) {
@@ -234,9 +276,8 @@ __global__ void __launch_bounds__(kThreads, GemvShape<kDtype, kUnits, kThreads>:
   constexpr int kPassSteps = Shape::kPassSteps;
   extern __shared__ __align__(128) std::byte shared[];
   __shared__ float warp_squares[kThreads / 32];
-  __shared__ float norm_factor;
   __shared__ float residuals[kEarlyResiduals];
-  float* const staging = reinterpret_cast<float*>(shared + Shape::kRingBytes);  // [kStagedCols]
+  float* const warp_sums = reinterpret_cast<float*>(shared + Shape::kRingBytes);  // [kSums]
 
   const GemvJob& job = kernel_job.job;
   const RowLayout& layout = kernel_job.layout;
@@ -283,7 +324,8 @@ __global__ void __launch_bounds__(kThreads, GemvShape<kDtype, kUnits, kThreads>:
   }
   const PieceOffsets offsets = piece_offsets<kDtype>(layout, member);
 
-  // Weights do not change: they set off before anything else.
+  // Weights do not change: they set off before anything else, once the memory is free for them.
+  take(job.baton);
   const auto ring = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
   const int side_shift = Shape::kSide + (Shape::kSideBytes - 16) * thread;  // codes to side
 #pragma unroll
@@ -312,73 +354,61 @@ __global__ void __launch_bounds__(kThreads, GemvShape<kDtype, kUnits, kThreads>:
                   reinterpret_cast<const std::byte*>(job.residual + begin + thread));
   }
 
-  // x, by blocks of columns, into the registers of those who own them.
+  // x, straight into the registers of those who own its columns: every group of L threads reads all
+  // of it, once from the L2 cache, then from the multiprocessor's own.
   float x[kUnits * 32];    // for plain types
   FixedX fixed_x[kUnits];  // for quantised ones
-#pragma unroll
-  for (int i = 0; i < kUnits * 32; ++i) x[i] = 0;
-#pragma unroll
-  for (int i = 0; i < kUnits; ++i) clear(fixed_x[i]);
-  constexpr int kBatch = 8;
   float squares = 0;
   const int cols = static_cast<int>(job.cols);
-  for (int first = 0; first < cols; first += kStagedCols) {
-    const int count = min(cols - first, kStagedCols);
-    const int padded = (count + 31) & ~31;
-    if (first > 0) __syncthreads();
-    for (int base = thread; base < padded; base += kBatch * kThreads) {
-      float value[kBatch];  // loads together, so that their latencies overlap
-      float weight[kBatch];
-#pragma unroll
-      for (int k = 0; k < kBatch; ++k) {
-        const int c = base + k * kThreads;
-        value[k] = c < count ? job.x[first + c] : 0.0f;
-        weight[k] = c < count && job.norm_weight != nullptr ? job.norm_weight[first + c] : 1.0f;
-      }
-#pragma unroll
-      for (int k = 0; k < kBatch; ++k) {
-        const int c = base + k * kThreads;
-        squares = fmaf(value[k], value[k], squares);
-        if (c < padded) staging[4 * staged(c >> 2) + (c & 3)] = value[k] * weight[k];
-      }
+  const bool aligned = reinterpret_cast<std::uintptr_t>(job.x) % sizeof(float4) == 0;
+  const auto load_piece = [&](const float* from, int p, bool fours, float* to) {
+    const int first = (member + p * row_threads) * kPieceCols;
+    if constexpr (Shape::kQuantized) {
+      load_chunk(from, first - lane * kPieceCols, cols, fours, warp_sums + 256 * (thread >> 5),
+                 lane, to);
+    } else {
+      load_columns<kPieceCols>(from, first, cols, fours, to);
     }
-    __syncthreads();
+  };
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) load_piece(job.x, p, aligned, x + p * kPieceCols);
+  if (job.norm_weight != nullptr) {
+#pragma unroll
+    for (int i = 0; i < kUnits * 32; ++i) squares = fmaf(x[i], x[i], squares);
 #pragma unroll
     for (int p = 0; p < kPieces; ++p) {
-      const int col = (member + p * row_threads) * kPieceCols - first;
-      if (col < 0 || col >= padded) continue;
+      float weight[kPieceCols];
+      load_piece(job.norm_weight, p, true, weight);
 #pragma unroll
-      for (int quad = 0; quad < kPieceCols / 4; ++quad) {
-        const float4 v = reinterpret_cast<const float4*>(staging)[staged((col >> 2) + quad)];
-        float* to = x + p * kPieceCols + 4 * quad;
-        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-      }
-      if constexpr (Shape::kQuantized) {
-        float chunk[32];
-#pragma unroll
-        for (int k = 0; k < 32; ++k) chunk[k] = x[p * kPieceCols + k];
-        fixed_x[p] = fixed(chunk);
-      }
+      for (int i = 0; i < kPieceCols; ++i) x[p * kPieceCols + i] *= weight[i];
     }
-  }
-  if (job.norm_weight != nullptr) {
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) {
       squares += __shfl_xor_sync(~0u, squares, offset);
     }
     if (lane == 0) warp_squares[thread >> 5] = squares;
   }
-  __syncthreads();  // the staging area changes hands: sums of warps, [rows of a pass][row_warps]
-  if (job.norm_weight != nullptr && thread == 0) {
-    float total = 0;
+  if constexpr (Shape::kQuantized) {
 #pragma unroll
-    for (int w = 0; w < kThreads / 32; ++w) total += warp_squares[w];
-    norm_factor = 1.0f / sqrtf(total / static_cast<float>(cols) + job.epsilon);
+    for (int p = 0; p < kPieces; ++p) {
+      float chunk[32];
+#pragma unroll
+      for (int k = 0; k < 32; ++k) chunk[k] = x[p * kPieceCols + k];
+      fixed_x[p] = fixed(chunk);
+    }
   }
 
+  __syncthreads();  // squares are there; what chunks were handed out through is free for sums
   int at = 16 * thread;  // of the thread's codes in the ring
   int left = limit;      // steps to go, and steps to copy for
   int to_copy = limit - kRingSteps;
+  bool given = false;
+  const auto hand_on = [&] {
+    if (given || to_copy > 0) return;
+    if (thread == 0) give(job.baton);
+    given = true;
+  };
+  hand_on();
   for (int pass = 0; pass < steps; pass += kPassSteps) {
     const int pass_end = min(steps, pass + kPassSteps);
     for (int group = pass; group < pass_end; group += kGroupSteps) {
@@ -408,20 +438,26 @@ __global__ void __launch_bounds__(kThreads, GemvShape<kDtype, kUnits, kThreads>:
       }
       left -= kGroupSteps;
       to_copy -= kGroupSteps;
+      hand_on();
       const float sum = reduce_four(sums, lane);
       const int step = group + (lane >> 3);
       if ((lane & 7) == 0 && step < pass_end) {
-        staging[((step - pass) * streams + stream) * row_warps + (member >> 5)] = sum;
+        warp_sums[((step - pass) * streams + stream) * row_warps + (member >> 5)] = sum;
       }
     }
     // Where there were few steps, residuals may still be on their way.
     if (pass == 0 && job.residual != nullptr) wait_for_all_copies();
     __syncthreads();
 
-    const float factor = job.norm_weight != nullptr ? norm_factor : 1.0f;
+    float factor = 1;
+    if (job.norm_weight != nullptr) {  // the squares of one group of L threads
+      float total = 0;
+      for (int w = 0; w < row_warps; ++w) total += warp_squares[w];
+      factor = 1.0f / sqrtf(total / static_cast<float>(cols) + job.epsilon);
+    }
     const auto product = [&](int i) {
       float sum = 0;
-      for (int w = 0; w < row_warps; ++w) sum += staging[i * row_warps + w];
+      for (int w = 0; w < row_warps; ++w) sum += warp_sums[i * row_warps + w];
       return sum * factor;
     };
     const int first = pass * streams;  // row of the pass
@@ -454,8 +490,10 @@ __global__ void __launch_bounds__(256)
   const RowLayout& layout = kernel_job.layout;
   const int thread = static_cast<int>(threadIdx.x);
   __shared__ float warp_sums[3][8];
+  take(job.baton);
   wait_for_previous();
   let_next_begin();
+  if (thread == 0) give(job.baton);
 
   const auto block_sum = [&](float v, float(&warps)[8]) {
 #pragma unroll
@@ -501,13 +539,17 @@ __global__ void __launch_bounds__(256)
 /// a step's overhead better, 1 keeps twice as many threads ready.
 template <Dtype kDtype>
 inline constexpr int kNarrowUnits = 1;
+/// Threads that share a row.
+inline int row_threads_log2(std::int64_t cols, int units) {
+  int log2 = 5;
+  while ((std::int64_t{32} * units << log2) < cols) ++log2;
+  return log2;
+}
+
 template <Dtype kDtype, int kUnits, int kThreads>
 void launch_gemv_shape(const DeviceTraits& device, cudaStream_t stream, GemvKernelJob& job) {
-  while ((std::int64_t{32 * kUnits} << job.row_threads_log2) < job.job.cols) ++job.row_threads_log2;
-  const std::int64_t grid = job.job.outputs < device.multiprocessors
-                                ? job.job.outputs
-                                : std::int64_t{device.multiprocessors};
-  launch({.grid = dim3(static_cast<unsigned>(grid)),
+  job.row_threads_log2 = row_threads_log2(job.job.cols, kUnits);
+  launch({.grid = dim3(static_cast<unsigned>(gemv_ctas(device, job.job))),
           .block = dim3(kThreads),
           .shared_bytes = GemvShape<kDtype, kUnits, kThreads>::kSharedBytes,
           .stream = stream,
@@ -527,8 +569,7 @@ void launch_gemv(const DeviceTraits& device, cudaStream_t stream, const GemvJob&
   } else if (job.cols <= Broad::kMostCols && Broad::runs_on(device)) {
     launch_gemv_shape<kDtype, 2, 512>(device, stream, kernel_job);
   } else {
-    const std::int64_t most = 8 * std::int64_t{device.multiprocessors};
-    launch({.grid = dim3(static_cast<unsigned>(job.outputs < most ? job.outputs : most)),
+    launch({.grid = dim3(static_cast<unsigned>(gemv_ctas(device, job))),
             .block = dim3(256),
             .stream = stream,
             .early = device.compute >= 90},

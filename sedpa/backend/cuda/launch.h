@@ -27,11 +27,15 @@ void launch(const LaunchShape& shape, void (*kernel)(Parameters...), Arguments&&
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = shape.stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = shape.early ? 1 : 0;
+  // Those that begin early all want the same division into cache and shared memory: else a
+  // multiprocessor must run empty first, to be divided anew.
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+  attributes[1].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+  config.attrs = attributes;
+  config.numAttrs = shape.early ? 2 : 0;
   check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 

@@ -115,6 +115,7 @@ struct LinearRunner::Impl {
   };
   void multiply_row(const Weight& weight, std::int64_t begin, std::int64_t end, const float* x,
                     const Norm& norm, const RowEnds& ends, float* out);
+  void launch(Dtype dtype, GemvJob job);
   void run_row(const LinearJob& job);
 
   // Many rows.
@@ -144,6 +145,7 @@ struct LinearRunner::Impl {
 
   DeviceTraits device;
   cudaStream_t stream;
+  BatonChain* batons = nullptr;
   Gemm gemm;
   Layout layout;
   DeviceMemory scratch;
@@ -194,13 +196,18 @@ std::int64_t LinearRunner::Impl::block_rows(std::int64_t rows, std::int64_t byte
 
 // --- One row ----------------------------------------------------------------------------------
 
+void LinearRunner::Impl::launch(Dtype dtype, GemvJob job) {
+  if (batons != nullptr) job.baton = batons->next(gemv_ctas(device, job));
+  gemv(device, stream, dtype, job);
+}
+
 void LinearRunner::Impl::multiply_row(const Weight& weight, std::int64_t begin, std::int64_t end,
                                       const float* x, const Norm& norm, const RowEnds& ends,
                                       float* out) {
   for_each_run(weight, begin, end, [&](const Run& run) {
     const std::int64_t at = run.begin - begin;
-    gemv(device, stream, run.dtype,
-         {.rows = run.data,
+    launch(run.dtype,
+           {.rows = run.data,
           .cols = weight.cols,
           .outputs = run.count,
           .x = x,
@@ -209,7 +216,8 @@ void LinearRunner::Impl::multiply_row(const Weight& weight, std::int64_t begin, 
           .bias = shifted(ends.bias, at),
           .gate = shifted(ends.gate, at),
           .residual = shifted(ends.residual, at),
-          .out = out + at});
+          .out = out + at,
+          .baton = {}});
   });
 }
 
@@ -232,7 +240,7 @@ void LinearRunner::Impl::run_row(const LinearJob& job) {
   const Run gate = single_run(weight, 0, width);
   const Run up = single_run(weight, width, 2 * width);
   if (gate.data != nullptr && up.data != nullptr && gate.dtype == up.dtype) {
-    return gemv(device, stream, gate.dtype,
+    return launch(gate.dtype,
                 {.rows = gate.data,
                  .up_rows = up.data,
                  .cols = weight.cols,
@@ -242,7 +250,8 @@ void LinearRunner::Impl::run_row(const LinearJob& job) {
                  .epsilon = norm.epsilon,
                  .bias = bias,
                  .up_bias = shifted(bias, width),
-                 .out = job.out.data});
+                 .out = job.out.data,
+                 .baton = {}});
   }
   // Gate and up of different types: one after the other, the gate waiting in out.
   multiply_row(weight, 0, width, x, norm, {.bias = bias}, job.out.data);
@@ -442,15 +451,21 @@ void LinearRunner::run(const MlpJob& job) {
   impl_->check_shapes(*job.gate_up, job.x, job.act, job.gate_up->out_features() / 2);
   impl_->check_shapes(*job.down, job.act, job.out, job.down->out_features());
   if (job.x.rows > 1 && Impl::fits_packed(job)) return impl_->run_packed(job);
+  const LinearJob down{.linear = job.down,
+                       .x = job.act,
+                       .norm = {},
+                       .residual = job.residual,
+                       .out = job.out};
   run(LinearJob{.linear = job.gate_up,
                 .x = job.x,
                 .norm = job.norm,
                 .swiglu = true,
                 .residual = {},
                 .out = job.act});
-  run(LinearJob{
-      .linear = job.down, .x = job.act, .norm = {}, .residual = job.residual, .out = job.out});
+  run(down);
 }
+
+void LinearRunner::set_batons(BatonChain* chain) { impl_->batons = chain; }
 
 void embed(const Weight& table, const std::int32_t* ids, Rows out, cudaStream_t stream) {
   if (out.cols != table.cols) {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 
+#include "sedpa/backend/cuda/baton.h"
 #include "sedpa/backend/cuda/device.h"
 #include "sedpa/core/tensor.h"
 #include "sedpa/ops/ops.h"
@@ -60,6 +61,8 @@ class LinearRunner {
   /// is asked of the stream, so that it can be captured.
   void run(const LinearJob& job);
   void run(const MlpJob& job);
+  /// Kernels of single rows take their batons from `chain`, until it is null again.
+  void set_batons(BatonChain* chain);
 
  private:
   struct Impl;
