@@ -20,9 +20,9 @@ namespace sedpa::cuda {
 /// operations ask for it; rope alone then writes its result into qkv, else qkv may be left as it
 /// was.
 struct AttentionJob {
-  Rows qkv;                         // [tokens, qkv_cols], f32
-  const KvLayer* cache = nullptr;   // blocks in device memory
-  Rows out;                         // [tokens, out_cols]
+  Rows qkv;                           // [tokens, qkv_cols], f32
+  const KvLayer* cache = nullptr;     // blocks in device memory
+  Rows out;                           // [tokens, out_cols]
   const float* query_norm = nullptr;  // [head_dim]; null: no norm
   const float* key_norm = nullptr;
   float norm_epsilon = 0;

@@ -122,7 +122,9 @@ __device__ __forceinline__ int dot_unsigned(std::uint32_t codes, std::uint32_t x
   return out;
 }
 
-__device__ __forceinline__ FixedX fixed(const float (&v)[32]) {
+/// `four(i)` reads columns 4 i .. 4 i + 3, i < 8; each is read twice, to keep few in registers.
+template <class Four>
+__device__ __forceinline__ FixedX fixed(const Four& four) {
   // Adding 1.5 * 2^23 leaves an integer in the mantissa, if it is within 2^22.
   constexpr float kMost = 4194303.0f;
   constexpr float kRound = 12582912.0f;
@@ -130,7 +132,11 @@ __device__ __forceinline__ FixedX fixed(const float (&v)[32]) {
   FixedX x;
   float most = 0;
 #pragma unroll
-  for (int k = 0; k < 32; ++k) most = larger(most, fabsf(v[k]));
+  for (int i = 0; i < 8; ++i) {
+    const float4 v = four(i);
+    most = larger(larger(most, fabsf(v.x)), fabsf(v.y));
+    most = larger(larger(most, fabsf(v.z)), fabsf(v.w));
+  }
   // Below, the inverse would overflow. NaN and infinities end up in the scale, and in the result.
   const bool nothing = most < 1e-30f;
   const float inverse = nothing ? 0.0f : kMost / most;
@@ -138,10 +144,12 @@ __device__ __forceinline__ FixedX fixed(const float (&v)[32]) {
   int sums[2] = {0, 0};
 #pragma unroll
   for (int u = 0; u < 8; ++u) {
+    const float4 quad = four(u);
+    const float v[4] = {quad.x, quad.y, quad.z, quad.w};
     std::uint32_t n[4];
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
-      n[b] = __float_as_uint(fmaf(v[4 * u + b], inverse, kRound)) - kRoundBits;
+      n[b] = __float_as_uint(fmaf(v[b], inverse, kRound)) - kRoundBits;
       sums[u / 4] += static_cast<int>(n[b]);
     }
     const std::uint32_t low01 = __byte_perm(n[0], n[1], 0x5140u);  // c c b b

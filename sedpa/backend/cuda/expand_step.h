@@ -15,7 +15,7 @@ struct StepExpansion {
   const std::int32_t* staged = nullptr;
   std::int32_t past = 0;
   std::int32_t tokens = 0;
-  std::int32_t capacity[kHeadClasses] = {};  // 0: full
+  std::int32_t capacity[kHeadClasses] = {};   // 0: full
   const double* inverse_frequency = nullptr;  // [half]
   double magnitude = 1;
   std::int32_t half = 0;  // rope_dim / 2

@@ -55,8 +55,7 @@ void gemv(const DeviceTraits& device, cudaStream_t stream, Dtype dtype, const Ge
 }
 
 std::int32_t gemv_ctas(const DeviceTraits& device, const GemvJob& job) {
-  return static_cast<std::int32_t>(
-      std::min<std::int64_t>(job.outputs, device.multiprocessors));
+  return static_cast<std::int32_t>(std::min<std::int64_t>(job.outputs, device.multiprocessors));
 }
 
 }  // namespace sedpa::cuda

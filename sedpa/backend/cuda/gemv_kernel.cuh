@@ -201,36 +201,9 @@ __device__ __forceinline__ void load_columns(const float* x, int first, int cols
   }
 }
 
-/// Where four columns stand among float4s: lanes that read 32 columns apart meet different banks.
+/// Where four columns of x stand among float4s: threads that read 32 columns apart meet different
+/// banks.
 __device__ __forceinline__ int staged(int quad) { return quad ^ (quad >> 3 & 7); }
-
-/// Columns [first + 32 lane, first + 32 lane + 32) of x for each lane of a warp, zeros past `cols`:
-/// read side by side, then handed out through `room` [256] of shared memory.
-__device__ __forceinline__ void load_chunk(const float* x, int first, int cols, bool aligned,
-                                           float* room, int lane, float* to) {
-  float4 v[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    float four[4];
-    load_columns<4>(x, first + 128 * i + 4 * lane, cols, aligned, four);
-    v[i] = make_float4(four[0], four[1], four[2], four[3]);
-  }
-  auto* const quads = reinterpret_cast<float4*>(room);
-#pragma unroll
-  for (int round = 0; round < 4; ++round) {
-    __syncwarp();
-    quads[staged(lane)] = v[2 * round];
-    quads[staged(32 + lane)] = v[2 * round + 1];
-    __syncwarp();
-    if (lane >> 3 != round) continue;
-#pragma unroll
-    for (int quad = 0; quad < 8; ++quad) {
-      const float4 mine = quads[staged(8 * (lane & 7) + quad)];
-      to[4 * quad] = mine.x, to[4 * quad + 1] = mine.y;
-      to[4 * quad + 2] = mine.z, to[4 * quad + 3] = mine.w;
-    }
-  }
-}
 
 /// Sums of four values over a warp; lanes 8 r .. 8 r + 7 get value r's.
 __device__ __forceinline__ float reduce_four(const float (&v)[kGroupSteps], int lane) {
@@ -341,10 +314,12 @@ __global__ void __launch_bounds__(kThreads, GemvShape<kDtype, kUnits, kThreads>:
     codes[i % 2] += advance;
   }
 
-  if (job.norm_weight != nullptr) {
-    for (int c = 32 * thread; c < static_cast<int>(job.cols); c += 32 * kThreads) {
-      asm volatile("prefetch.global.L1 [%0];" ::"l"(job.norm_weight + c));
-    }
+  const int cols = static_cast<int>(job.cols);
+  // So are the norm's weights, where the room for sums holds them.
+  const bool early_norm = !Shape::kQuantized && job.norm_weight != nullptr && cols <= kSums;
+  if (early_norm) {
+    for (int c = thread; c < cols; c += kThreads) warp_sums[c] = job.norm_weight[c];
+    __syncthreads();
   }
   wait_for_previous();
   let_next_begin();
@@ -354,51 +329,71 @@ __global__ void __launch_bounds__(kThreads, GemvShape<kDtype, kUnits, kThreads>:
                   reinterpret_cast<const std::byte*>(job.residual + begin + thread));
   }
 
-  // x, straight into the registers of those who own its columns: every group of L threads reads all
-  // of it, once from the L2 cache, then from the multiprocessor's own.
+  // x, into the registers of those who own its columns. The norm's factor is applied to sums.
   float x[kUnits * 32];    // for plain types
   FixedX fixed_x[kUnits];  // for quantised ones
   float squares = 0;
-  const int cols = static_cast<int>(job.cols);
   const bool aligned = reinterpret_cast<std::uintptr_t>(job.x) % sizeof(float4) == 0;
-  const auto load_piece = [&](const float* from, int p, bool fours, float* to) {
-    const int first = (member + p * row_threads) * kPieceCols;
-    if constexpr (Shape::kQuantized) {
-      load_chunk(from, first - lane * kPieceCols, cols, fours, warp_sums + 256 * (thread >> 5),
-                 lane, to);
-    } else {
-      load_columns<kPieceCols>(from, first, cols, fours, to);
+  if constexpr (Shape::kQuantized) {
+    // Read side by side, a block of columns after the other, and handed out as chunks.
+    constexpr int kQuads = kSums / 4 / kThreads;  // of a thread and block
+    auto* const quads = reinterpret_cast<float4*>(warp_sums);
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) clear(fixed_x[p]);
+    for (int first = 0; first < cols; first += kSums) {
+#pragma unroll
+      for (int k = 0; k < kQuads; ++k) {
+        const int quad = thread + k * kThreads;
+        float v[4];
+        float w[4] = {1, 1, 1, 1};
+        load_columns<4>(job.x, first + 4 * quad, cols, aligned, v);
+        if (job.norm_weight != nullptr) {
+          load_columns<4>(job.norm_weight, first + 4 * quad, cols, true, w);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) squares = fmaf(v[i], v[i], squares);
+        quads[staged(quad)] = make_float4(v[0] * w[0], v[1] * w[1], v[2] * w[2], v[3] * w[3]);
+      }
+      __syncthreads();
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) {
+        const int quad = (member + p * row_threads) * 8 - first / 4;
+        if (quad >= 0 && quad < kSums / 4) {
+          fixed_x[p] = fixed([&](int i) { return quads[staged(quad + i)]; });
+        }
+      }
+      if (first + kSums < cols) __syncthreads();
     }
-  };
-#pragma unroll
-  for (int p = 0; p < kPieces; ++p) load_piece(job.x, p, aligned, x + p * kPieceCols);
-  if (job.norm_weight != nullptr) {
-#pragma unroll
-    for (int i = 0; i < kUnits * 32; ++i) squares = fmaf(x[i], x[i], squares);
+  } else {
 #pragma unroll
     for (int p = 0; p < kPieces; ++p) {
-      float weight[kPieceCols];
-      load_piece(job.norm_weight, p, true, weight);
-#pragma unroll
-      for (int i = 0; i < kPieceCols; ++i) x[p * kPieceCols + i] *= weight[i];
+      load_columns<kPieceCols>(job.x, (member + p * row_threads) * kPieceCols, cols, aligned,
+                               x + p * kPieceCols);
     }
+    if (job.norm_weight != nullptr) {
+      const float* const weights = early_norm ? warp_sums : job.norm_weight;
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) {
+        float weight[kPieceCols];
+        load_columns<kPieceCols>(weights, (member + p * row_threads) * kPieceCols, cols, true,
+                                 weight);
+#pragma unroll
+        for (int i = 0; i < kPieceCols; ++i) {
+          float& here = x[p * kPieceCols + i];
+          squares = fmaf(here, here, squares);
+          here *= weight[i];
+        }
+      }
+    }
+  }
+  if (job.norm_weight != nullptr) {
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) {
       squares += __shfl_xor_sync(~0u, squares, offset);
     }
     if (lane == 0) warp_squares[thread >> 5] = squares;
   }
-  if constexpr (Shape::kQuantized) {
-#pragma unroll
-    for (int p = 0; p < kPieces; ++p) {
-      float chunk[32];
-#pragma unroll
-      for (int k = 0; k < 32; ++k) chunk[k] = x[p * kPieceCols + k];
-      fixed_x[p] = fixed(chunk);
-    }
-  }
-
-  __syncthreads();  // squares are there; what chunks were handed out through is free for sums
+  __syncthreads();       // squares are there; the room is free for sums
   int at = 16 * thread;  // of the thread's codes in the ring
   int left = limit;      // steps to go, and steps to copy for
   int to_copy = limit - kRingSteps;
@@ -450,9 +445,12 @@ __global__ void __launch_bounds__(kThreads, GemvShape<kDtype, kUnits, kThreads>:
     __syncthreads();
 
     float factor = 1;
-    if (job.norm_weight != nullptr) {  // the squares of one group of L threads
+    if (job.norm_weight != nullptr) {
+      // Plain types: every group of L threads has read all of x, so the first counts.
+      constexpr int kWarps = kThreads / 32;
+      const int warps = Shape::kQuantized ? kWarps : row_warps;
       float total = 0;
-      for (int w = 0; w < row_warps; ++w) total += warp_squares[w];
+      for (int w = 0; w < warps; ++w) total += warp_squares[w];
       factor = 1.0f / sqrtf(total / static_cast<float>(cols) + job.epsilon);
     }
     const auto product = [&](int i) {

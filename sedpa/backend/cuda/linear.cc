@@ -206,18 +206,17 @@ void LinearRunner::Impl::multiply_row(const Weight& weight, std::int64_t begin, 
                                       float* out) {
   for_each_run(weight, begin, end, [&](const Run& run) {
     const std::int64_t at = run.begin - begin;
-    launch(run.dtype,
-           {.rows = run.data,
-          .cols = weight.cols,
-          .outputs = run.count,
-          .x = x,
-          .norm_weight = norm.weight,
-          .epsilon = norm.epsilon,
-          .bias = shifted(ends.bias, at),
-          .gate = shifted(ends.gate, at),
-          .residual = shifted(ends.residual, at),
-          .out = out + at,
-          .baton = {}});
+    launch(run.dtype, {.rows = run.data,
+                       .cols = weight.cols,
+                       .outputs = run.count,
+                       .x = x,
+                       .norm_weight = norm.weight,
+                       .epsilon = norm.epsilon,
+                       .bias = shifted(ends.bias, at),
+                       .gate = shifted(ends.gate, at),
+                       .residual = shifted(ends.residual, at),
+                       .out = out + at,
+                       .baton = {}});
   });
 }
 
@@ -240,18 +239,17 @@ void LinearRunner::Impl::run_row(const LinearJob& job) {
   const Run gate = single_run(weight, 0, width);
   const Run up = single_run(weight, width, 2 * width);
   if (gate.data != nullptr && up.data != nullptr && gate.dtype == up.dtype) {
-    return launch(gate.dtype,
-                {.rows = gate.data,
-                 .up_rows = up.data,
-                 .cols = weight.cols,
-                 .outputs = width,
-                 .x = x,
-                 .norm_weight = norm.weight,
-                 .epsilon = norm.epsilon,
-                 .bias = bias,
-                 .up_bias = shifted(bias, width),
-                 .out = job.out.data,
-                 .baton = {}});
+    return launch(gate.dtype, {.rows = gate.data,
+                               .up_rows = up.data,
+                               .cols = weight.cols,
+                               .outputs = width,
+                               .x = x,
+                               .norm_weight = norm.weight,
+                               .epsilon = norm.epsilon,
+                               .bias = bias,
+                               .up_bias = shifted(bias, width),
+                               .out = job.out.data,
+                               .baton = {}});
   }
   // Gate and up of different types: one after the other, the gate waiting in out.
   multiply_row(weight, 0, width, x, norm, {.bias = bias}, job.out.data);
@@ -451,11 +449,8 @@ void LinearRunner::run(const MlpJob& job) {
   impl_->check_shapes(*job.gate_up, job.x, job.act, job.gate_up->out_features() / 2);
   impl_->check_shapes(*job.down, job.act, job.out, job.down->out_features());
   if (job.x.rows > 1 && Impl::fits_packed(job)) return impl_->run_packed(job);
-  const LinearJob down{.linear = job.down,
-                       .x = job.act,
-                       .norm = {},
-                       .residual = job.residual,
-                       .out = job.out};
+  const LinearJob down{
+      .linear = job.down, .x = job.act, .norm = {}, .residual = job.residual, .out = job.out};
   run(LinearJob{.linear = job.gate_up,
                 .x = job.x,
                 .norm = job.norm,
