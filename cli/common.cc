@@ -132,7 +132,8 @@ void add_context_option(CLI::App& command, std::optional<std::int64_t>& context,
 }
 
 void add_chunk_option(CLI::App& command, std::int64_t& chunk) {
-  command.add_option("--chunk", chunk, "tokens of one prefill pass; default: what suits the device")
+  command
+      .add_option("--chunk", chunk, "tokens of one prefill pass; default: what suits the device")
       ->check(CLI::Range(std::int64_t{1}, kMostTokens))
       ->type_name("N")
       ->group("KV cache");

@@ -13,12 +13,16 @@ endif()
 install(DIRECTORY sedpa DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
   FILES_MATCHING PATTERN "*.h"
   PATTERN "sedpa/backend/cpu/*" EXCLUDE
+  PATTERN "sedpa/backend/cuda/*" EXCLUDE
   PATTERN "sedpa/format/json.h" EXCLUDE)
 install(FILES sedpa/backend/cpu/cpu_ops.h
   DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sedpa/backend/cpu)
+if(SEDPA_CUDA)
+  install(FILES sedpa/backend/cuda/cuda_ops.h
+    DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sedpa/backend/cuda)
+endif()
 install(DIRECTORY attn_patterns DESTINATION ${CMAKE_INSTALL_DATADIR}/sedpa)
 install(FILES data/war_and_peace.txt data/README.md DESTINATION ${CMAKE_INSTALL_DATADIR}/sedpa/data)
-install(FILES data/war_and_peace.txt DESTINATION ${CMAKE_INSTALL_DATADIR}/sedpa/data)
 install(FILES LICENSE NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/sedpa)

@@ -154,8 +154,7 @@ void Session::fill(std::int64_t length) {
   if (length > 0) check(tokens);
   // Rows enough that no two neighbours of a tile are alike.
   constexpr std::int64_t kRows = 1021;
-  const std::vector<std::byte> rows =
-      random_kv_rows(options_.kv, engine_.config().head_dim, kRows);
+  const std::vector<std::byte> rows = random_kv_rows(options_.kv, engine_.config().head_dim, kRows);
   for (const Buffer& arena : arenas_) engine_.ops().repeat(rows, arena.data, arena.bytes);
   cache_.restore(length);
   tokens_ = tokens;
@@ -164,8 +163,7 @@ void Session::fill(std::int64_t length) {
 void Session::restore(std::span<const std::int32_t> tokens, std::span<const float> logits) {
   clear();
   check(tokens);
-  if (!logits.empty() &&
-      logits.size() != static_cast<std::size_t>(engine_.config().vocab_size)) {
+  if (!logits.empty() && logits.size() != static_cast<std::size_t>(engine_.config().vocab_size)) {
     fail("{} logits were saved, but the vocabulary has {} tokens", logits.size(),
          engine_.config().vocab_size);
   }

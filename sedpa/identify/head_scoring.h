@@ -20,7 +20,7 @@ struct OutputErrorIdentifyOptions {
   std::uint64_t seed = 1;
   std::int32_t sink = 128;    // tokens of the window that a head is tried with
   std::int32_t recent = 256;  // the same
-  std::int64_t chunk = 0;   // tokens of one prefill pass; 0: what suits the device
+  std::int64_t chunk = 0;     // tokens of one prefill pass; 0: what suits the device
   KvDtype kv = KvDtype::f16;
 };
 

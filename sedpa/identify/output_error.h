@@ -15,7 +15,7 @@ struct OutputErrorOptions {
   std::int32_t sink = 128;      // tokens, >= 0
   std::int32_t recent = 256;    // tokens, >= 1
   KvDtype kv = KvDtype::f16;    // f32, f16 or bf16
-  std::int64_t chunk = 0;     // tokens of one prefill pass; 0: what suits the device
+  std::int64_t chunk = 0;       // tokens of one prefill pass; 0: what suits the device
 };
 
 /// What each KV head's output loses at some rows of a sequence.

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 
 #include "sedpa/engine/engine.h"
@@ -106,6 +107,53 @@ class Generate : public testing::Test {
 };
 test::TempDir* Generate::folder_ = nullptr;
 Engine* Generate::engine_ = nullptr;
+
+TEST_F(Generate, TheLikeliestTokenNeedsNoLogitsOnTheHost) {
+  Session session(*engine_, options());
+  EXPECT_FALSE(session.has_logits());
+  session.feed(prompt());
+  ASSERT_TRUE(session.has_logits());
+  const std::int32_t chosen = session.likeliest();
+  const std::span<const float> logits = session.logits();
+  EXPECT_EQ(chosen, std::max_element(logits.begin(), logits.end()) - logits.begin());
+  EXPECT_EQ(session.likeliest(), chosen) << "once they have been read";
+  session.clear();
+  EXPECT_FALSE(session.has_logits());
+}
+
+// A filled cache stands for a text of that length: bytes are read as behind a real one.
+TEST_F(Generate, AFilledCacheIsAsLongAsItSays) {
+  Session session(*engine_, options());
+  session.fill(40);
+  EXPECT_EQ(session.length(), 40);
+  EXPECT_FALSE(session.has_logits());
+  const std::size_t bytes = session.decode_bytes();
+  const std::int32_t token = prompt().front();
+  for (const float logit : session.append({&token, 1})) ASSERT_TRUE(std::isfinite(logit));
+  session.clear();
+  const std::vector<std::int32_t> text(40, token);
+  session.feed(text);
+  EXPECT_EQ(session.decode_bytes(), bytes);
+  EXPECT_THROW(session.fill(65), Error);
+}
+
+// What does not fit is told with what would.
+TEST_F(Generate, ALimitNamesTheLargestContextThatFits) {
+  const SessionOptions small = options(48);
+  const SessionOptions large = options(64);
+  EngineOptions limited{.model = engine_->model_path(), .threads = 2, .compute = Compute::f32};
+  limited.memory_limit = engine_->plan(small).total();
+  ASSERT_LT(*limited.memory_limit, engine_->plan(large).total());
+  const Engine engine(limited);
+  engine.check_memory(small);
+  try {
+    engine.check_memory(large);
+    FAIL() << "64 tokens were accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("--context of 48 "), std::string::npos)
+        << error.what();
+  }
+}
 
 TEST_F(Generate, IsGreedyDecodingByDefault) {
   Session session(*engine_, options());

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "tests/ops_conformance/device.h"
 #include "tests/ops_conformance/inputs.h"
@@ -58,6 +59,57 @@ TEST(Memory, VectorsKeepTheirNumbers) {
     ops->copy_to_host(reinterpret_cast<const std::byte*>(vector.data),
                       reinterpret_cast<std::byte*>(back.data()), 37 * sizeof(float));
     EXPECT_EQ(back, values);
+  }
+}
+
+TEST(Memory, RepeatFillsWithAPattern) {
+  Random random(4);
+  for (const Backend& backend : backends()) {
+    SCOPED_TRACE(backend.name);
+    const auto ops = backend.make();
+    for (std::size_t bytes : {0u, 5u, 13u, 14u, 1000u}) {
+      const Buffer buffer = ops->allocate(1010);
+      std::vector<std::byte> pattern(13);
+      for (std::byte& b : pattern) b = static_cast<std::byte>(1 + random() % 255);
+      ops->repeat(pattern, buffer.data + 3, bytes);
+      std::vector<std::byte> back(1010);
+      ops->copy_to_host(buffer.data, back.data(), back.size());
+      for (std::size_t i = 0; i < back.size(); ++i) {
+        const bool inside = i >= 3 && i < 3 + bytes;
+        ASSERT_EQ(back[i], inside ? pattern[(i - 3) % 13] : std::byte{}) << i;
+      }
+    }
+  }
+}
+
+TEST(Memory, ArgmaxTakesTheLowestOfTheLargest) {
+  Random random(5);
+  const float infinity = INFINITY;
+  for (const Backend& backend : backends()) {
+    SCOPED_TRACE(backend.name);
+    const auto ops = backend.make();
+    for (std::int64_t cols : {1, 2, 33, 1000, 70001}) {
+      DeviceRows rows(*ops, 1, cols);
+      auto values = normal(random, cols);
+      const auto ask = [&] {
+        rows.write(values);
+        return ops->argmax(rows.view());
+      };
+      EXPECT_EQ(ask(), std::max_element(values.begin(), values.end()) - values.begin());
+      const std::size_t last = values.size() - 1;
+      values[last] = values[last / 2] = 100;
+      EXPECT_EQ(ask(), static_cast<std::int32_t>(last / 2));
+      values[last] = -infinity;
+      if (last > 0) {
+        EXPECT_EQ(ask(), static_cast<std::int32_t>(last / 2));
+      }
+      for (const float bad : {infinity, std::nanf("")}) {
+        values[last] = bad;
+        EXPECT_EQ(ask(), -1);
+      }
+      std::fill(values.begin(), values.end(), -infinity);
+      EXPECT_EQ(ask(), -1);
+    }
   }
 }
 
