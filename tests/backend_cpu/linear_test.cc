@@ -21,9 +21,10 @@ Rows rows_of(std::vector<float>& data, std::int64_t rows, std::int64_t cols) {
 double input_error(cpu::InputForm form, const float* x, std::int64_t cols, std::int64_t k) {
   if (form == cpu::InputForm::f32) return 0;
   if (form == cpu::InputForm::bf16) return std::ldexp(std::fabs(x[k]), -8);
-  const std::int64_t begin = k / cpu::kGroup * cpu::kGroup;
+  constexpr std::int64_t kHalf = cpu::kGroup / 2;  // columns of one scale
+  const std::int64_t begin = k / kHalf * kHalf;
   float largest = 0;
-  for (std::int64_t i = begin; i < std::min(begin + cpu::kGroup, cols); ++i) {
+  for (std::int64_t i = begin; i < std::min(begin + kHalf, cols); ++i) {
     largest = std::max(largest, std::fabs(x[i]));
   }
   return largest / 127.0 * 0.5001;

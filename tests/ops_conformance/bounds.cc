@@ -63,8 +63,8 @@ std::vector<double> rounding_radius(Rounding rounding, std::span<const double> r
     std::transform(row.begin(), row.end(), radius.begin(), bf16_radius);
   }
   if (rounding == Rounding::int8) {
-    for (std::size_t begin = 0; begin < row.size(); begin += 32) {
-      const auto block = row.subspan(begin, std::min<std::size_t>(32, row.size() - begin));
+    for (std::size_t begin = 0; begin < row.size(); begin += kInt8Block) {
+      const auto block = row.subspan(begin, std::min<std::size_t>(kInt8Block, row.size() - begin));
       double largest = 0;
       for (double x : block) largest = std::max(largest, std::abs(x));
       const double step = largest / 127;

@@ -74,7 +74,7 @@ constexpr std::int64_t input_bytes(InputForm form, std::int64_t cols) {
     case InputForm::bf16:
       return 2 * cols;
     case InputForm::int8:
-      return cols / 32 * 48;
+      return cols / 32 * 52;
   }
   return 0;
 }

@@ -55,67 +55,57 @@ void pack_bf16(const PackInput& job) {
 }
 #endif
 
-/// Groups of smaller numbers than this count as zeros: 127 divided by them would be infinite.
+/// Halves of smaller numbers than this count as zeros: 127 divided by them would be infinite.
 constexpr float kNothingBelow = 1e-30f;
 
-/// kCount <= 4 groups of 32 numbers of token t as bytes, and what products with them need. Several
-/// at once, because sums across a vector cost more than all else.
+/// Two groups of 32 numbers of token t as bytes, and what products with them need: four halves at
+/// once, because sums across a vector cost more than all else. With kCount = 1 only the first.
 template <int T, int kCount>
 SEDPA_INLINE void quantize_groups(const float* x, int t, std::byte* groups) {
-  F32x16 low[4];
-  F32x16 high[4];
-  F32x16 magnitude[4] = {zero(), zero(), zero(), zero()};
-  SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
-    low[g] = load(x + 32 * g);
-    high[g] = load(x + 32 * g + 16);
-    magnitude[g] = max(abs(low[g]), abs(high[g]));
+  F32x16 half[4] = {zero(), zero(), zero(), zero()};
+  F32x16 magnitude[4];
+  SEDPA_UNROLL for (int h = 0; h < 4; ++h) {
+    if (h < 2 * kCount) half[h] = load(x + 16 * h);
+    magnitude[h] = abs(half[h]);
   }
   float largest[4];
   reduce_max_4(magnitude, largest);
 
-  I32x16 half_sums[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
-  I32x16 sums[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
-  SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
-    const F32x16 inverse = broadcast(largest[g] > kNothingBelow ? 127.0f / largest[g] : 0.0f);
-    half_sums[g] = to_int(low[g] * inverse);
-    const I32x16 second = to_int(high[g] * inverse);
-    std::byte* codes = groups + g * T * kInputGroupBytes + 32 * t;
-    store_i8(codes, half_sums[g]);
-    store_i8(codes + 16, second);
-    sums[g] = half_sums[g] + second;
+  I32x16 codes[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
+  SEDPA_UNROLL for (int h = 0; h < 2 * kCount; ++h) {
+    const float inverse = largest[h] > kNothingBelow ? 127.0f / largest[h] : 0.0f;
+    codes[h] = to_int(half[h] * broadcast(inverse));
+    store_i8(groups + (h / 2) * T * kInputGroupBytes + 32 * t + 16 * (h % 2), codes[h]);
   }
-  std::int32_t half_sum[4];
   std::int32_t sum[4];
-  reduce_sum_4(half_sums, half_sum);
-  reduce_sum_4(sums, sum);
+  reduce_sum_4(codes, sum);
 
   SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
-    std::byte* group = groups + g * T * kInputGroupBytes;
-    const float scale = largest[g] * (1.0f / 127.0f);
-    const float scaled_sum = scale * static_cast<float>(sum[g]);
-    // NaN has become the smallest int, which has no negative: wrap.
-    const std::uint32_t minus_sum = 0U - static_cast<std::uint32_t>(sum[g]);
-    const std::uint32_t minus_half = 0U - static_cast<std::uint32_t>(half_sum[g]);
-    std::memcpy(group + 32 * T + 4 * t, &scale, 4);
-    std::memcpy(group + 36 * T + 4 * t, &scaled_sum, 4);
-    std::memcpy(group + 40 * T + 4 * t, &minus_sum, 4);
-    std::memcpy(group + 44 * T + 4 * t, &minus_half, 4);
+    std::byte* group = groups + g * T * kInputGroupBytes + 4 * t;
+    float scaled_sum = 0;
+    SEDPA_UNROLL for (int h = 0; h < 2; ++h) {
+      const float scale = largest[2 * g + h] * (1.0f / 127.0f);
+      scaled_sum += scale * static_cast<float>(sum[2 * g + h]);
+      // NaN has become the smallest int, which has no negative: wrap.
+      const std::uint32_t minus_sum = 0U - static_cast<std::uint32_t>(sum[2 * g + h]);
+      std::memcpy(group + (32 + 4 * h) * T, &scale, 4);
+      std::memcpy(group + (44 + 4 * h) * T, &minus_sum, 4);
+    }
+    std::memcpy(group + 40 * T, &scaled_sum, 4);
   }
 }
 
 template <int T>
 void pack_int8_tile(const PackInput& job) {
-  static constexpr float kNothing[4 * kGroup] = {};
+  static constexpr float kNothing[2 * kGroup] = {};
   for (int t = 0; t < T; ++t) {
     const float* row = token_row(job, t);
     std::byte* at = job.tile;
     std::int64_t k = 0;
-    for (; k + 4 * kGroup <= job.cols; k += 4 * kGroup, at += 4 * T * kInputGroupBytes) {
-      quantize_groups<T, 4>(row != nullptr ? row + k : kNothing, t, at);
+    for (; k + 2 * kGroup <= job.cols; k += 2 * kGroup, at += 2 * T * kInputGroupBytes) {
+      quantize_groups<T, 2>(row != nullptr ? row + k : kNothing, t, at);
     }
-    for (; k < job.cols; k += kGroup, at += T * kInputGroupBytes) {
-      quantize_groups<T, 1>(row != nullptr ? row + k : kNothing, t, at);
-    }
+    if (k < job.cols) quantize_groups<T, 1>(row != nullptr ? row + k : kNothing, t, at);
   }
 }
 
