@@ -21,7 +21,9 @@ class CpuOps final : public Ops {
         pool_(options.threads),
         linear_(pool_, cpu::kernels(isa)),
         elementwise_(pool_, cpu::kernels(isa)),
-        attention_(pool_, isa, options.compute) {}
+        attention_(pool_, isa,
+                   options.bf16_attention.value_or(bf16_is_faster(isa)) ? options.compute
+                                                                        : Compute::f32) {}
 
   Buffer allocate(std::size_t bytes) override {
     auto pages = std::make_shared<Pages>(bytes);
