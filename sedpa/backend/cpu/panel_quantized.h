@@ -66,6 +66,7 @@ struct QuantizedPanel {
       panels += kLayout.head;
       for (int g = 0; g < kLayout.groups; ++g) {
         SEDPA_UNROLL for (int p = 0; p < P; ++p) {
+          fetch_ahead<T>(panels + p * stride, kLayout.group());
           add_group<T>(panels + p * stride, head[p], InputGroup<T>{x}, acc[p]);
         }
         panels += kLayout.group();
