@@ -37,7 +37,7 @@ void add_cpu(std::vector<Backend>& list) {
       backend.linear_rounding = [=](Dtype weights) {
         if (!fast) return Rounding::none;
         if (weights == Dtype::bf16) return has_bf16 ? Rounding::bf16 : Rounding::none;
-        return is_plain(weights) ? Rounding::none : Rounding::int8;
+        return is_plain(weights) ? Rounding::none : Rounding::int15;
       };
       backend.attention_rounding = way.bf16_attention ? Rounding::bf16 : Rounding::none;
       backend.rounds_k_scales = fast;

@@ -10,8 +10,8 @@ namespace sedpa {
 /// Instruction sets that the CPU kernels are compiled for.
 enum class Isa : std::uint8_t { baseline, avx2, avx512 };
 
-/// How products are computed. `fast`: activations quantised to int8 against quantised weights, bf16
-/// products inside attention where the machine is faster at them. `f32`: every product of f32
+/// How products are computed. `fast`: activations rounded to 15 bits against quantised weights,
+/// bf16 products inside attention where the machine is faster at them. `f32`: every product of f32
 /// numbers.
 enum class Compute : std::uint8_t { fast, f32 };
 

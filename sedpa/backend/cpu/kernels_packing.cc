@@ -55,57 +55,70 @@ void pack_bf16(const PackInput& job) {
 }
 #endif
 
-/// Halves of smaller numbers than this count as zeros: 127 divided by them would be infinite.
+/// Groups of smaller numbers than this count as zeros: what divides by them would be infinite.
 constexpr float kNothingBelow = 1e-30f;
+constexpr float kLargest = 127.0f * (1 << kLowBits);
 
-/// Two groups of 32 numbers of token t as bytes, and what products with them need: four halves at
-/// once, because sums across a vector cost more than all else. With kCount = 1 only the first.
+/// kCount <= 4 groups of 32 numbers of token t as pairs of bytes, and what products with them need.
+/// Several at once, because sums across a vector cost more than all else.
 template <int T, int kCount>
 SEDPA_INLINE void quantize_groups(const float* x, int t, std::byte* groups) {
-  F32x16 half[4] = {zero(), zero(), zero(), zero()};
-  F32x16 magnitude[4];
-  SEDPA_UNROLL for (int h = 0; h < 4; ++h) {
-    if (h < 2 * kCount) half[h] = load(x + 16 * h);
-    magnitude[h] = abs(half[h]);
+  F32x16 half[4][2];
+  F32x16 magnitude[4] = {zero(), zero(), zero(), zero()};
+  SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
+    half[g][0] = load(x + 32 * g);
+    half[g][1] = load(x + 32 * g + 16);
+    magnitude[g] = max(abs(half[g][0]), abs(half[g][1]));
   }
   float largest[4];
   reduce_max_4(magnitude, largest);
 
-  I32x16 codes[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
-  SEDPA_UNROLL for (int h = 0; h < 2 * kCount; ++h) {
-    const float inverse = largest[h] > kNothingBelow ? 127.0f / largest[h] : 0.0f;
-    codes[h] = to_int(half[h] * broadcast(inverse));
-    store_i8(groups + (h / 2) * T * kInputGroupBytes + 32 * t + 16 * (h % 2), codes[h]);
+  I32x16 half_sums[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
+  I32x16 sums[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
+  SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
+    const F32x16 inverse = broadcast(largest[g] > kNothingBelow ? kLargest / largest[g] : 0.0f);
+    std::byte* codes = groups + g * T * kInputGroupBytes + 32 * t;
+    SEDPA_UNROLL for (int h = 0; h < 2; ++h) {
+      const I32x16 q = to_int(half[g][h] * inverse);
+      const I32x16 high = to_int(to_float(q) * broadcast(1.0f / (1 << kLowBits)));
+      store_i8(codes + 16 * h, high);
+      store_i8(codes + 32 * T + 16 * h, q - shift_left<kLowBits>(high));
+      sums[g] = sums[g] + q;
+      if (h == 0) half_sums[g] = q;
+    }
   }
+  std::int32_t half_sum[4];
   std::int32_t sum[4];
-  reduce_sum_4(codes, sum);
+  reduce_sum_4(half_sums, half_sum);
+  reduce_sum_4(sums, sum);
 
   SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
     std::byte* group = groups + g * T * kInputGroupBytes + 4 * t;
-    float scaled_sum = 0;
-    SEDPA_UNROLL for (int h = 0; h < 2; ++h) {
-      const float scale = largest[2 * g + h] * (1.0f / 127.0f);
-      scaled_sum += scale * static_cast<float>(sum[2 * g + h]);
-      // NaN has become the smallest int, which has no negative: wrap.
-      const std::uint32_t minus_sum = 0U - static_cast<std::uint32_t>(sum[2 * g + h]);
-      std::memcpy(group + (32 + 4 * h) * T, &scale, 4);
-      std::memcpy(group + (44 + 4 * h) * T, &minus_sum, 4);
-    }
-    std::memcpy(group + 40 * T, &scaled_sum, 4);
+    const float scale = largest[g] * (1.0f / kLargest);
+    const float scaled_sum = scale * static_cast<float>(sum[g]);
+    // NaN has become the smallest int, which has no negative: wrap.
+    const std::uint32_t minus_sum = 0U - static_cast<std::uint32_t>(sum[g]);
+    const std::uint32_t minus_half = 0U - static_cast<std::uint32_t>(half_sum[g]);
+    std::memcpy(group + 64 * T, &scale, 4);
+    std::memcpy(group + 68 * T, &scaled_sum, 4);
+    std::memcpy(group + 72 * T, &minus_sum, 4);
+    std::memcpy(group + 76 * T, &minus_half, 4);
   }
 }
 
 template <int T>
 void pack_int8_tile(const PackInput& job) {
-  static constexpr float kNothing[2 * kGroup] = {};
+  static constexpr float kNothing[4 * kGroup] = {};
   for (int t = 0; t < T; ++t) {
     const float* row = token_row(job, t);
     std::byte* at = job.tile;
     std::int64_t k = 0;
-    for (; k + 2 * kGroup <= job.cols; k += 2 * kGroup, at += 2 * T * kInputGroupBytes) {
-      quantize_groups<T, 2>(row != nullptr ? row + k : kNothing, t, at);
+    for (; k + 4 * kGroup <= job.cols; k += 4 * kGroup, at += 4 * T * kInputGroupBytes) {
+      quantize_groups<T, 4>(row != nullptr ? row + k : kNothing, t, at);
     }
-    if (k < job.cols) quantize_groups<T, 1>(row != nullptr ? row + k : kNothing, t, at);
+    for (; k < job.cols; k += kGroup, at += T * kInputGroupBytes) {
+      quantize_groups<T, 1>(row != nullptr ? row + k : kNothing, t, at);
+    }
   }
 }
 

@@ -1,39 +1,44 @@
 #pragma once
-// Micro-kernels of quantised panels (layout: panel_format.h). Inputs are quantised too, each token
-// in halves of a group, 16 columns: x = d * q with d = max |x| / 127 and q signed bytes. With 32
-// columns to a scale, as the weights have, rounding inputs would cost a third more of what it adds
-// to the divergence from exact products. Products of codes are exact integers; for each half they
-// are scaled and added to the f32 accumulator, in ascending order of columns.
+// Micro-kernels of quantised panels (layout: panel_format.h). Inputs become whole numbers of 15
+// bits, each token in groups of 32 columns: x = d * q with d = max |x| / (127 * 128), and q = 128 h
+// + l with signed bytes h and l, |l| <= 64. Products of codes are exact integers; for each group
+// they are scaled and added to the f32 accumulator, in ascending order of columns.
+//
+// One byte a number would be faster where arithmetic counts, in prefill. But its rounding is coarse
+// enough that the last bit of an f32 decides a code now and then, layer after layer, so that two
+// ways to the same sum (one chunk or several) end as far from each other as each from the truth.
 //
 // Input of a tile of T tokens: for each group
-//   i8  [T][32]  q
-//   f32 [T]      d of the first half
-//   f32 [T]      d of the second half
-//   f32 [T]      the sum of d * q, what a group's minimum is multiplied by
-//   i32 [T]      -(sum of q) of the first half
-//   i32 [T]      -(sum of q) of the second half
+//   i8  [T][32]  h
+//   i8  [T][32]  l
+//   f32 [T]      d
+//   f32 [T]      d * (sum of q), what a group's minimum is multiplied by
+//   i32 [T]      -(sum of q)
+//   i32 [T]      -(sum of the first 16 q)
 #include "sedpa/backend/cpu/panel.h"
 #include "sedpa/backend/cpu/panel_format.h"
 
 namespace sedpa::cpu::SEDPA_ISA {
 
 /// Bytes of one group of one token.
-inline constexpr std::int64_t kInputGroupBytes = 52;
+inline constexpr std::int64_t kInputGroupBytes = 80;
+inline constexpr int kLowBits = 7;  // q = h 2^7 + l
 
 template <int T>
 struct InputGroup {
   const std::byte* at;
 
-  SEDPA_INLINE const std::int8_t* codes(int t) const {
+  SEDPA_INLINE const std::int8_t* high(int t) const {
     return reinterpret_cast<const std::int8_t*>(at) + 32 * t;
   }
-  /// Half 0 or 1.
-  SEDPA_INLINE float scale(int half, int t) const {
-    return load_scalar<float>(at + (32 + 4 * half) * T + 4 * t);
+  SEDPA_INLINE const std::int8_t* low(int t) const { return high(t) + 32 * T; }
+  SEDPA_INLINE float scale(int t) const { return load_scalar<float>(at + 64 * T + 4 * t); }
+  SEDPA_INLINE float scaled_sum(int t) const { return load_scalar<float>(at + 68 * T + 4 * t); }
+  SEDPA_INLINE std::int32_t minus_sum(int t) const {
+    return load_scalar<std::int32_t>(at + 72 * T + 4 * t);
   }
-  SEDPA_INLINE float scaled_sum(int t) const { return load_scalar<float>(at + 40 * T + 4 * t); }
-  SEDPA_INLINE std::int32_t minus_sum(int half, int t) const {
-    return load_scalar<std::int32_t>(at + (44 + 4 * half) * T + 4 * t);
+  SEDPA_INLINE std::int32_t minus_half_sum(int t) const {
+    return load_scalar<std::int32_t>(at + 76 * T + 4 * t);
   }
 };
 
@@ -161,32 +166,52 @@ struct QuantizedPanel {
     return dot4(sum, code, x);
   }
 
-  /// The product of one half's codes. `minus_sum` is what offsets of codes are taken back by.
-  template <int kHalf>
-  SEDPA_INLINE static F32x16 half_dot(const U8x64 (&code)[8], const std::int8_t* x,
-                                      std::int32_t minus_sum) {
-    I32x16 sum = start(minus_sum);
-    SEDPA_UNROLL for (int v = 4 * kHalf; v < 4 * kHalf + 4; ++v) sum = dot(sum, code[v], x + 4 * v);
-    return to_float(sum);
+  /// The product of codes [kBegin, kEnd) with the numbers there. `minus_sum` of these numbers takes
+  /// offsets of codes back. At most 32 * 255 * 2^14: far from what an int holds. In chains of four,
+  /// short enough that the machine finds the next token's while it waits for one.
+  template <int kBegin, int kEnd>
+  SEDPA_INLINE static F32x16 product(const U8x64 (&code)[8], const std::int8_t* high,
+                                     const std::int8_t* low, std::int32_t minus_sum) {
+    constexpr int kChains = (kEnd - kBegin) / 4;
+    I32x16 highs[kChains];
+    I32x16 lows[kChains];
+    SEDPA_UNROLL for (int c = 0; c < kChains; ++c) {
+      highs[c] = zero_int();
+      lows[c] = c == 0 ? start(minus_sum) : zero_int();
+    }
+    SEDPA_UNROLL for (int i = 0; i < 4; ++i) {
+      SEDPA_UNROLL for (int c = 0; c < kChains; ++c) {
+        const int v = kBegin + 4 * c + i;
+        highs[c] = dot(highs[c], code[v], high + 4 * v);
+        lows[c] = dot(lows[c], code[v], low + 4 * v);
+      }
+    }
+    SEDPA_UNROLL for (int c = 1; c < kChains; ++c) {
+      highs[0] = highs[0] + highs[c];
+      lows[0] = lows[0] + lows[c];
+    }
+    return to_float(shift_left<kLowBits>(highs[0]) + lows[0]);
   }
 
   template <int T>
   SEDPA_INLINE static void add_group(const std::byte* at, const Head& head, InputGroup<T> x,
                                      F32x16 (&acc)[T]) {
-    constexpr bool kOffset = kBytes || kOffsetBits > 0;
     const Scales scales = load_scales(at, head);
     U8x64 code[8];
     load_codes(at + kLayout.scales, code);
     SEDPA_UNROLL for (int t = 0; t < T; ++t) {
-      const F32x16 first = half_dot<0>(code, x.codes(t), kOffset ? x.minus_sum(0, t) : 0);
-      const F32x16 second = half_dot<1>(code, x.codes(t), kOffset ? x.minus_sum(1, t) : 0);
+      const std::int8_t* high = x.high(t);
+      const std::int8_t* low = x.low(t);
+      F32x16 sum;
       if constexpr (kHalves) {
-        acc[t] = fma(first * broadcast(x.scale(0, t)), scales.first, acc[t]);
-        acc[t] = fma(second * broadcast(x.scale(1, t)), scales.second, acc[t]);
+        const std::int32_t half = x.minus_half_sum(t);
+        const F32x16 first = product<0, 4>(code, high, low, half);
+        const F32x16 second = product<4, 8>(code, high, low, x.minus_sum(t) - half);
+        sum = fma(second, scales.second, first * scales.first);
       } else {
-        const F32x16 sum = fma(second, broadcast(x.scale(1, t)), first * broadcast(x.scale(0, t)));
-        acc[t] = fma(sum, scales.first, acc[t]);
+        sum = product<0, 8>(code, high, low, x.minus_sum(t)) * scales.first;
       }
+      acc[t] = fma(sum, broadcast(x.scale(t)), acc[t]);
       if constexpr (kMinimum) {
         acc[t] = fma(scales.minimum, broadcast(x.scaled_sum(t)), acc[t]);
       }
