@@ -97,8 +97,8 @@ double product_ceiling(const Engine& engine, const std::string& compute,
       return ceilings.f32_flops_per_second;
     case Dtype::bf16:
       return ceilings.bf16_flops_per_second;
-    default:
-      return ceilings.int8_ops_per_second;
+    default:  // two products of bytes for each of numbers
+      return ceilings.int8_ops_per_second / 2;
   }
 }
 
