@@ -93,12 +93,12 @@ double product_ceiling(const Engine& engine, const std::string& compute, const C
   if (compute == "f32") return ceilings.f32_flops_per_second;
   switch (engine.model().layers.front().down.a.bands.front().dtype) {
     case Dtype::f32:
+    case Dtype::f16:  // converted on load
       return ceilings.f32_flops_per_second;
-    case Dtype::f16:
     case Dtype::bf16:
       return ceilings.bf16_flops_per_second;
-    default:
-      return ceilings.int8_ops_per_second;
+    default:  // two products of bytes for each of numbers
+      return ceilings.int8_ops_per_second / 2;
   }
 }
 

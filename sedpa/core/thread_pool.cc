@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <system_error>
 
 #include "sedpa/core/fail.h"
@@ -10,8 +11,14 @@
 namespace sedpa {
 namespace {
 
-// About 50 microseconds of waiting before a worker gives its processor back.
-constexpr int kSpins = 20000;
+using Clock = std::chrono::steady_clock;
+
+// How long a thread looks for what it waits for before it gives its processor back. Between the
+// loops of a step lie microseconds, between steps a sampler; to sleep and be woken costs tens of
+// microseconds. Longer waits mean that someone else needs a processor.
+constexpr std::chrono::microseconds kWorkerSpin{200};
+constexpr std::chrono::microseconds kCallerSpin{50};
+constexpr int kLooksPerTime = 32;  // a pause takes up to 60 ns, to ask the time about as long
 
 void pause() {
 #if defined(__x86_64__)
@@ -19,6 +26,21 @@ void pause() {
 #else
   std::this_thread::yield();
 #endif
+}
+
+// Whether it came within the time.
+template <class Came>
+bool spin(std::chrono::microseconds limit, Came came) {
+  Clock::time_point end{};
+  while (true) {
+    for (int i = 0; i < kLooksPerTime; ++i) {
+      if (came()) return true;
+      pause();
+    }
+    const Clock::time_point now = Clock::now();
+    if (end == Clock::time_point{}) end = now + limit;
+    if (now >= end) return false;
+  }
 }
 
 }  // namespace
@@ -31,6 +53,7 @@ int usable_processors() {
 
 ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = usable_processors();
+  shares_ = std::vector<Share>(static_cast<std::size_t>(threads));
   try {
     for (int thread = 1; thread < threads; ++thread) {
       workers_.emplace_back([this, thread] { work(thread); });
@@ -44,52 +67,47 @@ ThreadPool::ThreadPool(int threads) {
 ThreadPool::~ThreadPool() { stop(); }
 
 void ThreadPool::stop() {
-  {
-    std::lock_guard lock(mutex_);
-    stop_ = true;
-    generation_.fetch_add(1);
-  }
-  wake_.notify_all();
+  stop_ = true;
+  loop_.fetch_add(1);
+  loop_.notify_all();
   for (std::thread& worker : workers_) worker.join();
+}
+
+bool ThreadPool::claim(int share, std::uint32_t loop) {
+  std::uint32_t before = loop - 1;
+  return shares_[static_cast<std::size_t>(share)].claimed.compare_exchange_strong(before, loop);
 }
 
 void ThreadPool::run_erased(Function function, void* context) {
   function_ = function;
   context_ = context;
   running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1);  // seq_cst: pairs with the sleeper's check of generation_
-  if (asleep_.load() > 0) {
-    std::lock_guard lock(mutex_);
-    wake_.notify_all();
-  }
+  const std::uint32_t loop = loop_.fetch_add(1) + 1;
+  loop_.notify_all();
   function(context, 0);
-  for (int spins = 0; running_.load(std::memory_order_acquire) > 0; ++spins) {
-    // With fewer processors than threads, spinning would keep the worker from its turn.
-    if (spins < kSpins)
-      pause();
-    else
-      std::this_thread::yield();
+  // A worker that has not begun sleeps, or waits for a processor that others have: not for it.
+  for (int share = 1; share <= static_cast<int>(workers_.size()); ++share) {
+    if (!claim(share, loop)) continue;
+    function(context, share);
+    running_.fetch_sub(1, std::memory_order_relaxed);
   }
+  const auto done = [&] { return running_.load(std::memory_order_acquire) == 0; };
+  if (spin(kCallerSpin, done)) return;
+  // Whoever has begun may have lost its processor: it can have this one.
+  for (int left = running_.load(); left > 0; left = running_.load()) running_.wait(left);
 }
 
 void ThreadPool::work(int thread) {
-  std::uint64_t seen = 0;
+  std::uint32_t seen = 0;
   while (true) {
-    int spins = 0;
-    while (generation_.load(std::memory_order_acquire) == seen) {
-      if (++spins < kSpins) {
-        pause();
-        continue;
-      }
-      std::unique_lock lock(mutex_);
-      asleep_.fetch_add(1);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
-      asleep_.fetch_sub(1);
-    }
-    ++seen;
+    const auto came = [&] { return loop_.load(std::memory_order_acquire) != seen; };
+    if (!spin(kWorkerSpin, came)) loop_.wait(seen);
+    // Loops may have come and gone meanwhile, without this thread.
+    seen = loop_.load(std::memory_order_acquire);
     if (stop_) return;
-    function_(context_, thread);
-    running_.fetch_sub(1, std::memory_order_release);
+    if (!claim(thread, seen)) continue;
+    function_(context_, thread);  // the loop cannot end before this has: they stay what they are
+    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
   }
 }
 

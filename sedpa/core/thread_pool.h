@@ -1,9 +1,7 @@
 #pragma once
 #include <atomic>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -15,7 +13,8 @@ namespace sedpa {
 
 /// Persistent threads that run one loop together. The calling thread is thread 0 and works too.
 /// Workers spin briefly between loops (a decode step has a hundred of them, microseconds apart)
-/// and sleep when nothing comes. One caller at a time.
+/// and sleep when nothing comes. On a busy machine a loop does not wait for those that have not
+/// got a processor: the caller does what they have not begun. One caller at a time.
 class ThreadPool {
  public:
   /// `threads` >= 1 in total; 0 means one for each processor this process may use. Throws Error
@@ -27,7 +26,8 @@ class ThreadPool {
 
   [[nodiscard]] int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls body(thread) once on each thread and returns when all have. `body` must not throw.
+  /// Calls body(thread) once for each thread and returns when all calls have. They run side by
+  /// side, each on its thread, or some one after the other on the caller's. `body` must not throw.
   template <class Body>
   void run(Body&& body) {
     using Plain = std::remove_reference_t<Body>;
@@ -53,18 +53,21 @@ class ThreadPool {
   void run_erased(Function function, void* context);
   void work(int thread);
   void stop();
+  /// Whether the calling thread is the one to do this share of this loop.
+  bool claim(int share, std::uint32_t loop);
 
   // What a worker needs to begin stands in one cache line, and what it reports in another: the
   // caller's writes then disturb no one who waits for something else.
   static constexpr std::size_t kCacheLine = 64;
-  alignas(kCacheLine) std::atomic<std::uint64_t> generation_{0};  // one more is one more loop
+  struct alignas(kCacheLine) Share {
+    std::atomic<std::uint32_t> claimed{0};  // the last loop that someone does or did it in
+  };
+  alignas(kCacheLine) std::atomic<std::uint32_t> loop_{0};  // one more is one more loop
   Function function_ = nullptr;
   void* context_ = nullptr;
-  alignas(kCacheLine) std::atomic<int> running_{0};
+  alignas(kCacheLine) std::atomic<int> running_{0};  // shares not done, other than the caller's
   alignas(kCacheLine) std::atomic<bool> stop_{false};
-  std::atomic<int> asleep_{0};
-  std::mutex mutex_;
-  std::condition_variable wake_;
+  std::vector<Share> shares_;  // [threads]
   std::vector<std::thread> workers_;
 };
 

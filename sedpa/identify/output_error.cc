@@ -140,6 +140,7 @@ void OutputError::read_keys(std::int32_t layer, std::int64_t begin, std::int64_t
   const KvLayer& cache = session_.cache().layer(layer);
   const KvBlock& block = cache.blocks[kRetrieval];
   const auto copy = [&](const std::byte* from, std::int64_t count, float* out) {
+    if (count == 0) return;  // no sinks, or all of them among the recent rows
     const std::int64_t bytes = count * kv_row_bytes(options_.kv, dim);
     raw_.resize(static_cast<std::size_t>(bytes));
     engine_.ops().copy_to_host(from, raw_.data(), raw_.size());

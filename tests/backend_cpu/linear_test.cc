@@ -16,7 +16,7 @@ Rows rows_of(std::vector<float>& data, std::int64_t rows, std::int64_t cols) {
   return {data.data(), rows, cols, cols};
 }
 
-/// What one product of a number of `x` may be off by: half a step of the int8 or bf16 rounding of
+/// What one product of a number of `x` may be off by: half a step of the 15-bit or bf16 rounding of
 /// inputs, where the panels of this type take such inputs.
 double input_error(cpu::InputForm form, const float* x, std::int64_t cols, std::int64_t k) {
   if (form == cpu::InputForm::f32) return 0;
@@ -26,7 +26,7 @@ double input_error(cpu::InputForm form, const float* x, std::int64_t cols, std::
   for (std::int64_t i = begin; i < std::min(begin + cpu::kGroup, cols); ++i) {
     largest = std::max(largest, std::fabs(x[i]));
   }
-  return largest / 127.0 * 0.5001;
+  return largest / (127.0 * 128.0) * 0.501;
 }
 
 class LinearOnIsa : public testing::TestWithParam<Isa> {

@@ -1,5 +1,6 @@
 #pragma once
 // THE list of backends that the op table runs on. A new machine joins with one entry here.
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -9,11 +10,16 @@
 
 namespace sedpa::conformance {
 
+/// Columns that share one scale where activations are rounded to whole numbers, and the largest of
+/// these.
+inline constexpr std::int64_t kInt15Block = 32;
+inline constexpr std::int64_t kInt15Largest = 127 * 128;
+
 /// What a backend may do to an activation before it multiplies. The bounds follow from it.
 enum class Rounding : std::uint8_t {
-  none,  // used as the f32 number it is
-  bf16,  // rounded to bfloat16
-  int8,  // rounded to multiples of max|x| / 127 of its block of 32 columns
+  none,   // used as the f32 number it is
+  bf16,   // rounded to bfloat16
+  int15,  // rounded to multiples of max|x| / kInt15Largest of its block of kInt15Block columns
 };
 
 struct Backend {

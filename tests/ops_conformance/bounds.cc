@@ -75,12 +75,12 @@ std::vector<double> rounding_radius(Rounding rounding, std::span<const double> r
   if (rounding == Rounding::bf16) {
     std::transform(row.begin(), row.end(), radius.begin(), bf16_radius);
   }
-  if (rounding == Rounding::int8) {
-    for (std::size_t begin = 0; begin < row.size(); begin += 32) {
-      const auto block = row.subspan(begin, std::min<std::size_t>(32, row.size() - begin));
+  if (rounding == Rounding::int15) {
+    for (std::size_t begin = 0; begin < row.size(); begin += kInt15Block) {
+      const auto block = row.subspan(begin, std::min<std::size_t>(kInt15Block, row.size() - begin));
       double largest = 0;
       for (double x : block) largest = std::max(largest, std::abs(x));
-      const double step = largest / 127;
+      const double step = largest / kInt15Largest;
       const bool exact = largest == 0 || std::all_of(block.begin(), block.end(), [&](double x) {
                            return x / step == std::round(x / step);
                          });

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "sedpa/format/quant_blocks.h"
+#include "tests/ops_conformance/backends.h"
 
 namespace sedpa::conformance {
 namespace {
@@ -131,8 +132,8 @@ std::vector<float> activations(Random& random, Activations kind, std::int64_t ro
   }
   std::vector<float> values(static_cast<std::size_t>(rows * cols));
   for (std::int64_t t = 0; t < rows; ++t) {
-    for (std::int64_t begin = 0; begin < cols; begin += 32) {
-      const std::int64_t count = std::min<std::int64_t>(32, cols - begin);
+    for (std::int64_t begin = 0; begin < cols; begin += kInt15Block) {
+      const std::int64_t count = std::min<std::int64_t>(kInt15Block, cols - begin);
       const double size = std::exp2(below(random, 7) - 9);
       const std::int64_t peak = below(random, count);
       for (std::int64_t k = 0; k < count; ++k) {

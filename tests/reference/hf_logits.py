@@ -9,6 +9,9 @@ package, in transformers' model of the same architecture. llama, qwen2 and qwen3
 
 Writes little-endian float32 [tokens, vocabulary], and OUT.json with the token ids, so that another
 program can run the same ones. `--log-probs` writes log-softmax instead, `--f64` computes in float64.
+With `--chunks N`, N chunks of --tokens each, one file of the second halves in the format of
+llama.cpp's `llama-perplexity --kl-divergence-base`, which that program and `sedpa eval perplexity
+--against` both compare themselves with.
 Needs torch, transformers and gguf; run by hand.
 """
 import argparse
@@ -17,6 +20,7 @@ import json
 import math
 import pathlib
 import re
+import struct
 import sys
 
 import gguf
@@ -167,7 +171,30 @@ def tokens_of(reader, arguments):
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
     tokenizer.decoder = decoders.ByteLevel()
     text = pathlib.Path(arguments.text).read_text(encoding="utf-8")
-    return tokenizer.encode(text[: 16 * arguments.tokens + arguments.skip]).ids
+    return tokenizer.encode(text[: 16 * (wanted(arguments) + arguments.skip)]).ids
+
+
+def wanted(arguments):
+    return arguments.tokens * max(1, arguments.chunks)
+
+
+def write_base(path, model, ids, context, chunks):
+    """llama.cpp's file: a row is its scale, its lowest log-probability, and 16-bit codes above it."""
+    vocabulary = model.config.vocab_size
+    with open(path, "wb") as out:
+        out.write(b"_logits_" + struct.pack("<Iii", context, vocabulary, chunks))
+        out.write(np.array(ids, dtype="<i4").tobytes())
+        for chunk in range(chunks):
+            part = torch.tensor([ids[chunk * context : (chunk + 1) * context]])
+            logits = model(part).logits[0, context // 2 : context - 1]
+            rows = torch.log_softmax(logits.double(), dim=-1).numpy()
+            for row in rows:
+                lowest = max(row.min(), row.max() - 16)
+                scale = (row.max() - lowest) / 65535
+                codes = np.zeros(vocabulary + vocabulary % 2, dtype="<u2")
+                codes[:vocabulary] = np.rint(np.maximum(row - lowest, 0) / scale)
+                out.write(np.array([scale, lowest], dtype="<f4").tobytes() + codes.tobytes())
+            print(f"chunk {chunk + 1} of {chunks}", file=sys.stderr)
 
 
 def main():
@@ -178,6 +205,7 @@ def main():
     parser.add_argument("--ids-file", help="the same in a file")
     parser.add_argument("--skip", type=int, default=0, help="tokens of the text to pass over")
     parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--chunks", type=int, default=0, help="chunks of --tokens, to llama.cpp's file")
     parser.add_argument("--out", required=True)
     parser.add_argument("--lora", action="append", default=[], help="FILE or FILE:scale")
     parser.add_argument("--rope-base", type=float)
@@ -189,7 +217,7 @@ def main():
     torch.set_num_threads(arguments.threads)
 
     reader = gguf.GGUFReader(arguments.model)
-    ids = tokens_of(reader, arguments)[arguments.skip :][: arguments.tokens]
+    ids = tokens_of(reader, arguments)[arguments.skip :][: wanted(arguments)]
     config, class_name = config_of(reader, arguments.rope_base, arguments.context)
     lora = []
     for text in arguments.lora:
@@ -199,6 +227,8 @@ def main():
     with torch.no_grad(), every_float_is_f64() if arguments.f64 else contextlib.nullcontext():
         model = getattr(transformers, class_name)(config).eval()
         load_gguf_weights(model, arguments.model, lora)
+        if arguments.chunks:
+            return write_base(arguments.out, model, ids, arguments.tokens, arguments.chunks)
         logits = model(torch.tensor([ids])).logits[0]
         log_probs = torch.log_softmax(logits.double(), dim=-1)
     values = log_probs if arguments.log_probs else logits

@@ -16,7 +16,8 @@ namespace sedpa {
 
 class CpuAttention {
  public:
-  /// `pool` must outlive this. `isa` must be one that this machine can run.
+  /// `pool` must outlive this. `isa` must be one that this machine can run. With Compute::fast,
+  /// products of several tokens are of bf16 pairs where the kernels have them.
   CpuAttention(ThreadPool& pool, Isa isa, Compute compute);
   ~CpuAttention();
   CpuAttention(const CpuAttention&) = delete;

@@ -26,7 +26,7 @@ namespace sedpa::cpu {
 inline constexpr int kKeyTile = 128;    // keys of one step of the tile way
 inline constexpr int kTileRows = 192;   // query rows that a tile aims at
 inline constexpr int kGroupRows = 48;   // query rows that share a pass over the keys
-inline constexpr int kDirectKeys = 32;  // keys of one step of the direct way
+inline constexpr int kDirectKeys = 64;  // keys of one step of the direct way
 inline constexpr int kDirectRows = 4;   // query rows that share a pass over the keys
 
 /// A score that no key reaches, and the maximum before any key: far enough apart that a masked

@@ -23,7 +23,9 @@ class CpuOps final : public Ops {
         pool_(options.threads),
         linear_(pool_, cpu::kernels(isa)),
         elementwise_(pool_, cpu::kernels(isa)),
-        attention_(pool_, isa, options.compute) {}
+        attention_(pool_, isa,
+                   options.bf16_attention.value_or(bf16_is_faster(isa)) ? options.compute
+                                                                        : Compute::f32) {}
 
   [[nodiscard]] OpsTraits traits() const override {
     return {.device = "cpu", .chunk_tokens = 512, .available_bytes = available_memory()};

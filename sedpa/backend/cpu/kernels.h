@@ -10,7 +10,8 @@
 
 namespace sedpa::cpu {
 
-/// How the inputs of a product are stored: see panel.h and panel_quantized.h.
+/// How the inputs of a product are stored: see panel.h and panel_quantized.h. int8: as pairs of
+/// signed bytes.
 enum class InputForm : std::uint8_t { f32, bf16, int8 };
 inline constexpr int kInputForms = 3;
 
@@ -74,7 +75,7 @@ constexpr std::int64_t input_bytes(InputForm form, std::int64_t cols) {
     case InputForm::bf16:
       return 2 * cols;
     case InputForm::int8:
-      return cols / 32 * 48;
+      return cols / 32 * 80;
   }
   return 0;
 }

@@ -55,20 +55,20 @@ void pack_bf16(const PackInput& job) {
 }
 #endif
 
-/// Groups of smaller numbers than this count as zeros: 127 divided by them would be infinite.
+/// Groups of smaller numbers than this count as zeros: what divides by them would be infinite.
 constexpr float kNothingBelow = 1e-30f;
+constexpr float kLargest = 127.0f * (1 << kLowBits);
 
-/// kCount <= 4 groups of 32 numbers of token t as bytes, and what products with them need. Several
-/// at once, because sums across a vector cost more than all else.
+/// kCount <= 4 groups of 32 numbers of token t as pairs of bytes, and what products with them need.
+/// Several at once, because sums across a vector cost more than all else.
 template <int T, int kCount>
 SEDPA_INLINE void quantize_groups(const float* x, int t, std::byte* groups) {
-  F32x16 low[4];
-  F32x16 high[4];
+  F32x16 half[4][2];
   F32x16 magnitude[4] = {zero(), zero(), zero(), zero()};
   SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
-    low[g] = load(x + 32 * g);
-    high[g] = load(x + 32 * g + 16);
-    magnitude[g] = max(abs(low[g]), abs(high[g]));
+    half[g][0] = load(x + 32 * g);
+    half[g][1] = load(x + 32 * g + 16);
+    magnitude[g] = max(abs(half[g][0]), abs(half[g][1]));
   }
   float largest[4];
   reduce_max_4(magnitude, largest);
@@ -76,13 +76,16 @@ SEDPA_INLINE void quantize_groups(const float* x, int t, std::byte* groups) {
   I32x16 half_sums[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
   I32x16 sums[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
   SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
-    const F32x16 inverse = broadcast(largest[g] > kNothingBelow ? 127.0f / largest[g] : 0.0f);
-    half_sums[g] = to_int(low[g] * inverse);
-    const I32x16 second = to_int(high[g] * inverse);
+    const F32x16 inverse = broadcast(largest[g] > kNothingBelow ? kLargest / largest[g] : 0.0f);
     std::byte* codes = groups + g * T * kInputGroupBytes + 32 * t;
-    store_i8(codes, half_sums[g]);
-    store_i8(codes + 16, second);
-    sums[g] = half_sums[g] + second;
+    SEDPA_UNROLL for (int h = 0; h < 2; ++h) {
+      const I32x16 q = to_int(half[g][h] * inverse);
+      const I32x16 high = to_int(to_float(q) * broadcast(1.0f / (1 << kLowBits)));
+      store_i8(codes + 16 * h, high);
+      store_i8(codes + 32 * T + 16 * h, q - shift_left<kLowBits>(high));
+      sums[g] = sums[g] + q;
+      if (h == 0) half_sums[g] = q;
+    }
   }
   std::int32_t half_sum[4];
   std::int32_t sum[4];
@@ -90,16 +93,16 @@ SEDPA_INLINE void quantize_groups(const float* x, int t, std::byte* groups) {
   reduce_sum_4(sums, sum);
 
   SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
-    std::byte* group = groups + g * T * kInputGroupBytes;
-    const float scale = largest[g] * (1.0f / 127.0f);
+    std::byte* group = groups + g * T * kInputGroupBytes + 4 * t;
+    const float scale = largest[g] * (1.0f / kLargest);
     const float scaled_sum = scale * static_cast<float>(sum[g]);
     // NaN has become the smallest int, which has no negative: wrap.
     const std::uint32_t minus_sum = 0U - static_cast<std::uint32_t>(sum[g]);
     const std::uint32_t minus_half = 0U - static_cast<std::uint32_t>(half_sum[g]);
-    std::memcpy(group + 32 * T + 4 * t, &scale, 4);
-    std::memcpy(group + 36 * T + 4 * t, &scaled_sum, 4);
-    std::memcpy(group + 40 * T + 4 * t, &minus_sum, 4);
-    std::memcpy(group + 44 * T + 4 * t, &minus_half, 4);
+    std::memcpy(group + 64 * T, &scale, 4);
+    std::memcpy(group + 68 * T, &scaled_sum, 4);
+    std::memcpy(group + 72 * T, &minus_sum, 4);
+    std::memcpy(group + 76 * T, &minus_half, 4);
   }
 }
 

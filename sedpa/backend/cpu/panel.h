@@ -26,6 +26,18 @@ namespace sedpa::cpu::SEDPA_ISA {
 template <int T>
 inline constexpr int kPlainAtOnce = kAccumulators / T >= 4 ? 4 : (kAccumulators / T >= 2 ? 2 : 1);
 
+/// Products of few tokens wait for memory, and the machine's own guess at what comes next ends at
+/// each page: asks for a panel's bytes this much ahead, where the next panel lies when this one
+/// ends.
+inline constexpr std::int64_t kAhead = 4096;
+
+template <int T>
+SEDPA_INLINE void fetch_ahead(const std::byte* panel, std::int64_t bytes) {
+  if constexpr (T <= 2) {
+    for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(panel + kAhead + i, 0, 2);
+  }
+}
+
 template <int T, int P>
 using Accumulators = F32x16[P][T];
 
@@ -74,7 +86,10 @@ struct F16Panel {
     const auto* x = static_cast<const float*>(input);
     for (std::int64_t k = 0; k < cols; ++k, x += T, panels += 32) {
       F32x16 w[P];
-      SEDPA_UNROLL for (int p = 0; p < P; ++p) w[p] = load_f16(panels + p * stride);
+      SEDPA_UNROLL for (int p = 0; p < P; ++p) {
+        if (k % 2 == 0) fetch_ahead<T>(panels + p * stride, 64);
+        w[p] = load_f16(panels + p * stride);
+      }
       add_outer_product<T, P>(acc, w, x);
     }
   }
@@ -92,7 +107,10 @@ struct Bf16Panel {
     const auto* x = static_cast<const std::byte*>(input);
     for (std::int64_t k = 0; k < cols; k += 2, x += 4 * T, panels += 64) {
       Bf16x32 w[P];
-      SEDPA_UNROLL for (int p = 0; p < P; ++p) w[p] = load_pairs(panels + p * stride);
+      SEDPA_UNROLL for (int p = 0; p < P; ++p) {
+        fetch_ahead<T>(panels + p * stride, 64);
+        w[p] = load_pairs(panels + p * stride);
+      }
       SEDPA_UNROLL for (int t = 0; t < T; ++t) {
         const Bf16x32 xt = broadcast_pair(x + 4 * t);
         SEDPA_UNROLL for (int p = 0; p < P; ++p) acc[p][t] = dot2(acc[p][t], w[p], xt);

@@ -1,11 +1,16 @@
 #pragma once
-// Micro-kernels of quantised panels (layout: panel_format.h). Inputs are quantised too, each token
-// in groups of 32 columns: x = d * q with d = max |x| / 127 and q signed bytes, which is what
-// llama.cpp multiplies quantised weights by. Products of codes are exact integers; for each group
+// Micro-kernels of quantised panels (layout: panel_format.h). Inputs become whole numbers of 15
+// bits, each token in groups of 32 columns: x = d * q with d = max |x| / (127 * 128), and q = 128 h
+// + l with signed bytes h and l, |l| <= 64. Products of codes are exact integers; for each group
 // they are scaled and added to the f32 accumulator, in ascending order of columns.
 //
+// One byte a number would be faster where arithmetic counts, in prefill. But its rounding is coarse
+// enough that the last bit of an f32 decides a code now and then, layer after layer, so that two
+// ways to the same sum (one chunk or several) end as far from each other as each from the truth.
+//
 // Input of a tile of T tokens: for each group
-//   i8  [T][32]  q
+//   i8  [T][32]  h
+//   i8  [T][32]  l
 //   f32 [T]      d
 //   f32 [T]      d * (sum of q), what a group's minimum is multiplied by
 //   i32 [T]      -(sum of q)
@@ -16,22 +21,24 @@
 namespace sedpa::cpu::SEDPA_ISA {
 
 /// Bytes of one group of one token.
-inline constexpr std::int64_t kInputGroupBytes = 48;
+inline constexpr std::int64_t kInputGroupBytes = 80;
+inline constexpr int kLowBits = 7;  // q = h 2^7 + l
 
 template <int T>
 struct InputGroup {
   const std::byte* at;
 
-  SEDPA_INLINE const std::int8_t* codes(int t) const {
+  SEDPA_INLINE const std::int8_t* high(int t) const {
     return reinterpret_cast<const std::int8_t*>(at) + 32 * t;
   }
-  SEDPA_INLINE float scale(int t) const { return load_scalar<float>(at + 32 * T + 4 * t); }
-  SEDPA_INLINE float scaled_sum(int t) const { return load_scalar<float>(at + 36 * T + 4 * t); }
+  SEDPA_INLINE const std::int8_t* low(int t) const { return high(t) + 32 * T; }
+  SEDPA_INLINE float scale(int t) const { return load_scalar<float>(at + 64 * T + 4 * t); }
+  SEDPA_INLINE float scaled_sum(int t) const { return load_scalar<float>(at + 68 * T + 4 * t); }
   SEDPA_INLINE std::int32_t minus_sum(int t) const {
-    return load_scalar<std::int32_t>(at + 40 * T + 4 * t);
+    return load_scalar<std::int32_t>(at + 72 * T + 4 * t);
   }
   SEDPA_INLINE std::int32_t minus_half_sum(int t) const {
-    return load_scalar<std::int32_t>(at + 44 * T + 4 * t);
+    return load_scalar<std::int32_t>(at + 76 * T + 4 * t);
   }
 };
 
@@ -64,6 +71,7 @@ struct QuantizedPanel {
       panels += kLayout.head;
       for (int g = 0; g < kLayout.groups; ++g) {
         SEDPA_UNROLL for (int p = 0; p < P; ++p) {
+          fetch_ahead<T>(panels + p * stride, kLayout.group());
           add_group<T>(panels + p * stride, head[p], InputGroup<T>{x}, acc[p]);
         }
         panels += kLayout.group();
@@ -158,6 +166,33 @@ struct QuantizedPanel {
     return dot4(sum, code, x);
   }
 
+  /// The product of codes [kBegin, kEnd) with the numbers there. `minus_sum` of these numbers takes
+  /// offsets of codes back. At most 32 * 255 * 2^14: far from what an int holds. In chains of four,
+  /// short enough that the machine finds the next token's while it waits for one.
+  template <int kBegin, int kEnd>
+  SEDPA_INLINE static F32x16 product(const U8x64 (&code)[8], const std::int8_t* high,
+                                     const std::int8_t* low, std::int32_t minus_sum) {
+    constexpr int kChains = (kEnd - kBegin) / 4;
+    I32x16 highs[kChains];
+    I32x16 lows[kChains];
+    SEDPA_UNROLL for (int c = 0; c < kChains; ++c) {
+      highs[c] = zero_int();
+      lows[c] = c == 0 ? start(minus_sum) : zero_int();
+    }
+    SEDPA_UNROLL for (int i = 0; i < 4; ++i) {
+      SEDPA_UNROLL for (int c = 0; c < kChains; ++c) {
+        const int v = kBegin + 4 * c + i;
+        highs[c] = dot(highs[c], code[v], high + 4 * v);
+        lows[c] = dot(lows[c], code[v], low + 4 * v);
+      }
+    }
+    SEDPA_UNROLL for (int c = 1; c < kChains; ++c) {
+      highs[0] = highs[0] + highs[c];
+      lows[0] = lows[0] + lows[c];
+    }
+    return to_float(shift_left<kLowBits>(highs[0]) + lows[0]);
+  }
+
   template <int T>
   SEDPA_INLINE static void add_group(const std::byte* at, const Head& head, InputGroup<T> x,
                                      F32x16 (&acc)[T]) {
@@ -165,20 +200,16 @@ struct QuantizedPanel {
     U8x64 code[8];
     load_codes(at + kLayout.scales, code);
     SEDPA_UNROLL for (int t = 0; t < T; ++t) {
-      const std::int8_t* xt = x.codes(t);
+      const std::int8_t* high = x.high(t);
+      const std::int8_t* low = x.low(t);
       F32x16 sum;
       if constexpr (kHalves) {
-        I32x16 first = start(x.minus_half_sum(t));
-        I32x16 second = start(x.minus_sum(t) - x.minus_half_sum(t));
-        SEDPA_UNROLL for (int v = 0; v < 4; ++v) {
-          first = dot(first, code[v], xt + 4 * v);
-          second = dot(second, code[v + 4], xt + 16 + 4 * v);
-        }
-        sum = fma(to_float(second), scales.second, to_float(first) * scales.first);
+        const std::int32_t half = x.minus_half_sum(t);
+        const F32x16 first = product<0, 4>(code, high, low, half);
+        const F32x16 second = product<4, 8>(code, high, low, x.minus_sum(t) - half);
+        sum = fma(second, scales.second, first * scales.first);
       } else {
-        I32x16 whole = start(kBytes || kOffsetBits > 0 ? x.minus_sum(t) : 0);
-        SEDPA_UNROLL for (int v = 0; v < 8; ++v) whole = dot(whole, code[v], xt + 4 * v);
-        sum = to_float(whole) * scales.first;
+        sum = product<0, 8>(code, high, low, x.minus_sum(t)) * scales.first;
       }
       acc[t] = fma(sum, broadcast(x.scale(t)), acc[t]);
       if constexpr (kMinimum) {
