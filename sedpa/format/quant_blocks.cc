@@ -88,18 +88,6 @@ void dequantize_q5_1(const std::byte* in, float* out) {
   for (int i = 0; i < kBlock; ++i) out[i] = d * static_cast<float>(five_bits(high, in + 8, i)) + m;
 }
 
-/// Eight 6-bit scales and eight 6-bit minimums of a k block, packed in 12 bytes.
-struct ScaleAndMin {
-  int scale;
-  int min;
-};
-ScaleAndMin k_scale(const std::byte* packed, int i) {
-  if (i < 4) return {byte_at(packed, i) & 63, byte_at(packed, i + 4) & 63};
-  const std::uint8_t low = byte_at(packed, i + 4);
-  return {(low & 15) | (byte_at(packed, i - 4) >> 6) << 4, (low >> 4) | (byte_at(packed, i) >> 6)
-                                                                            << 4};
-}
-
 // [f16 d][f16 dmin][12 bytes of scales][128 bytes of nibbles]: d * scale * q - dmin * min, eight
 // groups of 32; groups 2j and 2j + 1 are the low and the high nibbles of the same 32 bytes.
 void dequantize_q4_k(const std::byte* in, float* out) {
@@ -350,6 +338,14 @@ void quantize_row(Dtype dtype, const float* in, std::int64_t cols, std::byte* ou
 
 void quantize_row_q8_0(const float* in, std::int64_t cols, std::byte* out) {
   quantize_blocks(quantize_q8_0, Dtype::q8_0, in, cols, out);
+}
+
+KScale k_scale(const std::byte* packed, int group) {
+  const auto at = [&](int i) { return byte_at(packed, i); };
+  const auto byte = [](int value) { return static_cast<std::uint8_t>(value); };
+  if (group < 4) return {byte(at(group) & 63), byte(at(group + 4) & 63)};
+  const int low = at(group + 4);
+  return {byte((low & 15) | (at(group - 4) >> 6) << 4), byte((low >> 4) | (at(group) >> 6) << 4)};
 }
 
 }  // namespace sedpa

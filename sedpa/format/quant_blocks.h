@@ -20,4 +20,12 @@ void quantize_row(Dtype dtype, const float* in, std::int64_t cols, std::byte* ou
 /// Blocks of 32: f16 scale d = max|x| / 127, then 32 signed bytes round(x / d), halves away from 0.
 void quantize_row_q8_0(const float* in, std::int64_t cols, std::byte* out);
 
+/// Scale and minimum of one of the eight groups of a q4_k or q5_k block: 6 bits each, all of them
+/// packed in 12 bytes.
+struct KScale {
+  std::uint8_t scale = 0;
+  std::uint8_t minimum = 0;
+};
+[[nodiscard]] KScale k_scale(const std::byte* packed, int group);
+
 }  // namespace sedpa

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "sedpa/format/quant_blocks.h"
+
 namespace sedpa::cpu {
 namespace {
 
@@ -26,18 +28,6 @@ std::uint8_t low(std::byte b) { return static_cast<std::uint8_t>(b) & 0xf; }
 std::uint8_t high(std::byte b) { return static_cast<std::uint8_t>(b) >> 4; }
 
 // --- Blocks of the file (ggml-common.h) -------------------------------------------------------
-
-/// Scale and minimum of a group of q4_k or q5_k: 6 bits each, packed in 12 bytes.
-void k_scales(const std::byte* packed, int group, std::uint8_t& scale, std::uint8_t& minimum) {
-  if (group < 4) {
-    scale = u8(packed + group) & 63;
-    minimum = u8(packed + group + 4) & 63;
-    return;
-  }
-  const std::uint8_t both = u8(packed + group + 4);
-  scale = static_cast<std::uint8_t>((both & 0xf) | ((u8(packed + group - 4) >> 6) << 4));
-  minimum = static_cast<std::uint8_t>((both >> 4) | ((u8(packed + group) >> 6) << 4));
-}
 
 /// 16 bytes: columns 0 .. 15 in the low nibbles, 16 .. 31 in the high ones.
 void read_nibbles(const std::byte* from, Codes& codes) {
@@ -101,11 +91,9 @@ void write_scales(Dtype dtype, const std::byte* block, int group, int row, std::
     case Dtype::q5_k: {
       std::memcpy(head + 2 * row, block, 2);
       std::memcpy(head + 32 + 2 * row, block + 2, 2);
-      std::uint8_t scale;
-      std::uint8_t minimum;
-      k_scales(block + 4, group, scale, minimum);
-      group_at[row] = std::byte{scale};
-      group_at[16 + row] = std::byte{minimum};
+      const KScale scale = k_scale(block + 4, group);
+      group_at[row] = std::byte{scale.scale};
+      group_at[16 + row] = std::byte{scale.minimum};
       return;
     }
     case Dtype::q6_k:

@@ -3,6 +3,8 @@
 #include <bit>
 #include <cstring>
 
+#include "sedpa/format/quant_blocks.h"
+
 namespace sedpa::cuda {
 namespace {
 
@@ -31,18 +33,6 @@ std::uint8_t low(std::byte b) { return static_cast<std::uint8_t>(b) & 0xf; }
 std::uint8_t high(std::byte b) { return static_cast<std::uint8_t>(b) >> 4; }
 
 // --- Blocks of the file (ggml-common.h) -------------------------------------------------------
-
-/// Scale and minimum of a chunk of q4_k or q5_k: 6 bits each, packed in 12 bytes.
-void k_scales(const std::byte* packed, std::int64_t chunk, std::byte* out) {
-  if (chunk < 4) {
-    out[0] = std::byte(u8(packed + chunk) & 63);
-    out[1] = std::byte(u8(packed + chunk + 4) & 63);
-    return;
-  }
-  const std::uint8_t both = u8(packed + chunk + 4);
-  out[0] = std::byte((both & 0xf) | ((u8(packed + chunk - 4) >> 6) << 4));
-  out[1] = std::byte((both >> 4) | ((u8(packed + chunk) >> 6) << 4));
-}
 
 /// Codes of a chunk where the file's order is not ours: the k types, `chunk` of a block of eight.
 void read_k_codes(Dtype dtype, const std::byte* block, std::int64_t chunk, Codes& codes) {
@@ -152,7 +142,9 @@ void repack_k(Dtype dtype, const std::byte* row, std::int64_t cols, const RowLay
         continue;
       }
       if (dtype == Dtype::q5_k) put_u32(out + layout.high + 4 * c, high_bits(codes));
-      k_scales(block + 4, k, out + layout.scales + 2 * c);
+      const KScale scale = k_scale(block + 4, static_cast<int>(k));
+      out[layout.scales + 2 * c] = std::byte{scale.scale};
+      out[layout.scales + 2 * c + 1] = std::byte{scale.minimum};
     }
   }
 }
