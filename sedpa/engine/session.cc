@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 
+#include "sedpa/core/argmax.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/engine/engine.h"
 #include "sedpa/engine/random_kv.h"
@@ -182,12 +182,8 @@ std::span<const float> Session::logits() const {
 }
 
 std::int32_t Session::likeliest() const {
-  if (on_device_) return engine_.ops().argmax(activations_.logits.range(last_rows_ - 1, 1));
-  const std::span<const float> row = logits();
-  const auto bad = [](float x) { return std::isnan(x) || x == INFINITY; };
-  if (row.empty() || std::any_of(row.begin(), row.end(), bad)) return -1;
-  const auto best = std::max_element(row.begin(), row.end());
-  return std::isfinite(*best) ? static_cast<std::int32_t>(best - row.begin()) : -1;
+  return on_device_ ? engine_.ops().argmax(activations_.logits.range(last_rows_ - 1, 1))
+                    : argmax(logits());
 }
 
 std::size_t Session::kv_bytes() const {

@@ -1,7 +1,6 @@
 #include "sedpa/backend/cpu/cpu_ops.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "sedpa/backend/cpu/attention.h"
@@ -9,6 +8,7 @@
 #include "sedpa/backend/cpu/kernels.h"
 #include "sedpa/backend/cpu/linear.h"
 #include "sedpa/backend/cpu/weights.h"
+#include "sedpa/core/argmax.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/core/memory.h"
 
@@ -67,13 +67,7 @@ class CpuOps final : public Ops {
     }
   }
   std::int32_t argmax(Rows row) override {
-    std::int64_t best = -1;
-    for (std::int64_t i = 0; i < row.cols; ++i) {
-      const float number = row.data[i];
-      if (std::isnan(number) || number == INFINITY) return -1;
-      if (std::isfinite(number) && (best < 0 || number > row.data[best])) best = i;
-    }
-    return static_cast<std::int32_t>(best);
+    return sedpa::argmax({row.data, static_cast<std::size_t>(row.cols)});
   }
   void copy_to_host(const std::byte* from, std::byte* host, std::size_t bytes) override {
     if (bytes > 0) std::memcpy(host, from, bytes);

@@ -2,6 +2,7 @@
 
 #include "sedpa/backend/cuda/decode.cuh"
 #include "sedpa/backend/cuda/launch.h"
+#include "sedpa/backend/cuda/silu.cuh"
 
 namespace sedpa::cuda {
 namespace {
@@ -47,8 +48,6 @@ void with_dtype(Dtype dtype, Function&& fn) {
 unsigned blocks(std::int64_t count, std::int64_t size) {
   return static_cast<unsigned>(ceil_div(count, size));
 }
-
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
 __device__ __forceinline__ std::uint32_t two_bf16(float a, float b) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);

@@ -1,5 +1,6 @@
 #include "sedpa/backend/cuda/elementwise.h"
 #include "sedpa/backend/cuda/launch.h"
+#include "sedpa/backend/cuda/silu.cuh"
 
 namespace sedpa::cuda {
 namespace {
@@ -42,8 +43,7 @@ __global__ void swiglu_kernel(Rows gate_up, Rows out) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= out.cols) return;
   const float* row = gate_up.data + blockIdx.y * gate_up.stride;
-  const float gate = row[i];
-  out.data[blockIdx.y * out.stride + i] = gate / (1.0f + expf(-gate)) * row[out.cols + i];
+  out.data[blockIdx.y * out.stride + i] = silu(row[i]) * row[out.cols + i];
 }
 
 struct Best {

@@ -20,6 +20,7 @@
 #include "sedpa/backend/cuda/decode.cuh"
 #include "sedpa/backend/cuda/gemv.h"
 #include "sedpa/backend/cuda/launch.h"
+#include "sedpa/backend/cuda/silu.cuh"
 
 namespace sedpa::cuda {
 
@@ -219,8 +220,6 @@ __device__ __forceinline__ float reduce_four(const float (&v)[kGroupSteps], int 
   for (int offset = 4; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
   return sum;
 }
-
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
 /// What becomes of the product (or products) of output i. residual: its own, null for none.
 __device__ __forceinline__ void finish(const GemvJob& job, std::int64_t i, float v, float up,
