@@ -4,28 +4,14 @@
 #include <cstring>
 
 #include "sedpa/format/quant_blocks.h"
+#include "sedpa/format/stored_bytes.h"
 
 namespace sedpa::cpu {
 namespace {
 
+using namespace stored;
+
 using Codes = std::uint8_t[kGroup];  // of one row and group, before any offset is taken off
-
-std::uint8_t u8(const std::byte* at) { return static_cast<std::uint8_t>(*at); }
-
-std::uint32_t u32(const std::byte* at) {
-  std::uint32_t value;
-  std::memcpy(&value, at, sizeof value);
-  return value;
-}
-
-float f16(const std::byte* at) {
-  std::uint16_t bits;
-  std::memcpy(&bits, at, sizeof bits);
-  return f16_to_f32(bits);
-}
-
-std::uint8_t low(std::byte b) { return static_cast<std::uint8_t>(b) & 0xf; }
-std::uint8_t high(std::byte b) { return static_cast<std::uint8_t>(b) >> 4; }
 
 // --- Blocks of the file (ggml-common.h) -------------------------------------------------------
 
