@@ -1,13 +1,12 @@
 #pragma once
-// Who reads which keys when one token attends: the keys of all heads of a layer stand in one line
-// of tiles, and the line is cut into equal contiguous pieces. Every thread block finds its piece by
-// arithmetic, so that a launch with a fixed grid serves all lengths and all head plans. Integers
-// only, for host and device.
+// Who reads which keys when one token attends. Every thread block finds its piece by arithmetic, so
+// that a launch with a fixed grid serves all lengths and all head plans. Integers only, for host
+// and device.
 //
-// A unit is a head (or 16 query rows of one): units of class 0 stand before those of class 1, and
-// all units of a class have the same number of tiles, at least one. A unit that several pieces
-// touch is put together from their parts. Part (piece, unit) has its own place: piece + unit, since
-// either the piece or the unit is a later one.
+// A unit is a head (or 16 query rows of one); all units of a class have the same number of tiles of
+// keys, at least one. Long units are cut into parts, a piece each; short ones go together, several
+// to a piece. No piece has a part of a unit and something else: to begin another unit costs more
+// time than the tiles that equal pieces would save.
 #include <cstdint>
 
 #include "sedpa/attention/head_plan.h"
@@ -15,49 +14,71 @@
 namespace sedpa {
 
 struct DecodeSplit {
-  std::int64_t tiles[kHeadClasses] = {};  // of one unit of a class, >= 1
-  std::int64_t units[kHeadClasses] = {};
-  std::int64_t pieces = 0;  // 1 to total()
+  std::int32_t tiles[kHeadClasses] = {};  // of a unit, >= 1
+  std::int32_t units[kHeadClasses] = {};
+  std::int32_t parts[kHeadClasses] = {};   // of a unit, >= 1
+  std::int32_t bundle[kHeadClasses] = {};  // units of a piece, >= 1; 1 where there are parts
+  std::int32_t pieces[kHeadClasses] = {};
 
-  /// At most `most_pieces` pieces of `least_tiles` tiles or more.
-  static constexpr DecodeSplit make(const std::int64_t (&tiles)[kHeadClasses],
-                                    const std::int64_t (&units)[kHeadClasses],
-                                    std::int64_t most_pieces, std::int64_t least_tiles) {
+  /// What a piece has: some units of a class, and the same tiles of each of them.
+  struct Piece {
+    std::int32_t head_class = 0;
+    std::int32_t first_unit = 0;  // of the class
+    std::int32_t units = 0;
+    std::int32_t part = 0;
+    std::int32_t first_tile = 0;  // of each unit
+    std::int32_t end_tile = 0;
+
+    [[nodiscard]] constexpr std::int32_t unit_tiles() const { return end_tile - first_tile; }
+    [[nodiscard]] constexpr std::int32_t total() const { return units * unit_tiles(); }
+  };
+
+  /// At most `most_pieces` >= 2 pieces, the longest as short as that allows, but no part below
+  /// `least_tiles`. A unit more in a piece counts as `unit_cost` tiles.
+  static constexpr DecodeSplit make(const std::int32_t (&tiles)[kHeadClasses],
+                                    const std::int32_t (&units)[kHeadClasses],
+                                    std::int32_t most_pieces, std::int32_t least_tiles,
+                                    std::int32_t unit_cost) {
     DecodeSplit split;
+    std::int64_t total = 0;
     for (int i = 0; i < kHeadClasses; ++i) {
       split.tiles[i] = tiles[i] < 1 ? 1 : tiles[i];
       split.units[i] = units[i];
+      total += std::int64_t{split.tiles[i]} * units[i];
     }
-    split.pieces = split.total() / least_tiles;
-    if (split.pieces > most_pieces) split.pieces = most_pieces;
-    if (split.pieces < 1) split.pieces = 1;
+    auto most_tiles = static_cast<std::int32_t>((total + most_pieces - 1) / most_pieces);
+    if (most_tiles < least_tiles) most_tiles = least_tiles;
+    while (!split.cut(most_tiles, most_pieces, unit_cost)) most_tiles += 1 + most_tiles / 64;
     return split;
   }
 
-  /// Tiles in the line.
-  [[nodiscard]] constexpr std::int64_t total() const {
-    return tiles[0] * units[0] + tiles[1] * units[1];
+  [[nodiscard]] constexpr std::int32_t count() const { return pieces[0] + pieces[1]; }
+  [[nodiscard]] constexpr Piece piece(std::int32_t index) const {
+    Piece piece;
+    piece.head_class = index < pieces[0] ? 0 : 1;
+    const int i = piece.head_class;
+    if (i > 0) index -= pieces[0];
+    piece.part = index % parts[i];
+    piece.first_unit = index / parts[i] * bundle[i];
+    const std::int32_t left = units[i] - piece.first_unit;
+    piece.units = left < bundle[i] ? left : bundle[i];
+    piece.first_tile = begin_of(piece.part, i);
+    piece.end_tile = begin_of(piece.part + 1, i);
+    return piece;
   }
-  /// First tile of a piece; of piece `pieces`: the line's end.
-  [[nodiscard]] constexpr std::int64_t piece_begin(std::int64_t piece) const {
-    return total() * piece / pieces;
+
+ private:
+  [[nodiscard]] constexpr std::int32_t begin_of(std::int32_t part, int i) const {
+    return static_cast<std::int32_t>(std::int64_t{tiles[i]} * part / parts[i]);
   }
-  /// The piece that has a tile.
-  [[nodiscard]] constexpr std::int64_t piece_of(std::int64_t tile) const {
-    return ((tile + 1) * pieces - 1) / total();
+  constexpr bool cut(std::int32_t most_tiles, std::int32_t most_pieces, std::int32_t unit_cost) {
+    for (int i = 0; i < kHeadClasses; ++i) {
+      parts[i] = (tiles[i] + most_tiles - 1) / most_tiles;
+      bundle[i] = parts[i] > 1 ? 1 : (most_tiles + unit_cost) / (tiles[i] + unit_cost);
+      pieces[i] = (units[i] + bundle[i] - 1) / bundle[i] * parts[i];
+    }
+    return count() <= most_pieces;
   }
-  /// The unit that has a tile.
-  [[nodiscard]] constexpr std::int64_t unit_of(std::int64_t tile) const {
-    const std::int64_t second = tiles[0] * units[0];
-    return tile < second ? tile / tiles[0] : units[0] + (tile - second) / tiles[1];
-  }
-  [[nodiscard]] constexpr int class_of(std::int64_t unit) const { return unit < units[0] ? 0 : 1; }
-  /// First tile of a unit; of the unit after the last: the line's end.
-  [[nodiscard]] constexpr std::int64_t unit_begin(std::int64_t unit) const {
-    return unit <= units[0] ? tiles[0] * unit : tiles[0] * units[0] + tiles[1] * (unit - units[0]);
-  }
-  /// Place of the part that a piece makes of a unit, in [0, pieces + units).
-  static constexpr std::int64_t part(std::int64_t piece, std::int64_t unit) { return piece + unit; }
 };
 
 }  // namespace sedpa

@@ -4,77 +4,90 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <set>
 #include <vector>
 
 namespace sedpa {
 namespace {
 
 struct Case {
-  std::int64_t tiles[kHeadClasses];
-  std::int64_t units[kHeadClasses];
-  std::int64_t most_pieces;
-  std::int64_t least_tiles;
+  std::int32_t tiles[kHeadClasses];
+  std::int32_t units[kHeadClasses];
+  std::int32_t most_pieces;
+  std::int32_t least_tiles;
+  std::int32_t unit_cost;
+
+  [[nodiscard]] DecodeSplit split() const {
+    return DecodeSplit::make(tiles, units, most_pieces, least_tiles, unit_cost);
+  }
 };
 
 std::vector<Case> cases() {
   return {
-      {{1, 1}, {1, 0}, 132, 1},     {{1, 1}, {0, 1}, 132, 1},     {{0, 0}, {2, 6}, 132, 4},
-      {{7, 3}, {4, 4}, 5, 1},       {{100, 24}, {4, 4}, 132, 4},  {{100, 24}, {0, 8}, 132, 4},
-      {{2048, 24}, {8, 0}, 132, 1}, {{2048, 24}, {1, 7}, 132, 4}, {{513, 1}, {3, 29}, 78, 4},
-      {{13, 17}, {3, 5}, 136, 1},
+      {{1, 1}, {1, 0}, 132, 1, 0},      {{1, 1}, {0, 1}, 132, 1, 8},
+      {{0, 0}, {2, 6}, 132, 4, 8},      {{7, 3}, {4, 4}, 5, 1, 2},
+      {{100, 24}, {4, 4}, 132, 4, 8},   {{100, 24}, {0, 8}, 132, 4, 8},
+      {{2048, 24}, {8, 0}, 132, 1, 8},  {{2048, 24}, {1, 7}, 132, 4, 8},
+      {{513, 1}, {3, 29}, 78, 4, 1},    {{13, 17}, {3, 5}, 2, 1, 8},
+      {{3200, 12}, {8, 24}, 132, 1, 8}, {{9, 12}, {0, 128}, 108, 1, 8},
+      {{40000, 12}, {8, 0}, 132, 1, 8},
   };
 }
 
-// Tile by tile: what the arithmetic says is what counting says.
-TEST(DecodeSplit, CutsTheLineIntoEqualPieces) {
+TEST(DecodeSplit, EveryTileOfEveryUnitIsInOnePiece) {
   for (const Case& c : cases()) {
-    const DecodeSplit split = DecodeSplit::make(c.tiles, c.units, c.most_pieces, c.least_tiles);
-    ASSERT_GE(split.pieces, 1);
-    ASSERT_LE(split.pieces, std::min(c.most_pieces, split.total()));
-    EXPECT_EQ(split.piece_begin(0), 0);
-    EXPECT_EQ(split.piece_begin(split.pieces), split.total());
-    EXPECT_EQ(split.unit_begin(0), 0);
-    EXPECT_EQ(split.unit_begin(c.units[0] + c.units[1]), split.total());
-
-    std::int64_t tile = 0;
-    for (std::int64_t unit = 0; unit < c.units[0] + c.units[1]; ++unit) {
-      EXPECT_EQ(split.unit_begin(unit), tile);
-      EXPECT_EQ(split.class_of(unit), unit < c.units[0] ? 0 : 1);
-      const std::int64_t count = split.tiles[split.class_of(unit)];
-      ASSERT_GE(count, 1);
-      for (std::int64_t i = 0; i < count; ++i, ++tile) {
-        EXPECT_EQ(split.unit_of(tile), unit);
-        const std::int64_t piece = split.piece_of(tile);
-        EXPECT_LE(split.piece_begin(piece), tile);
-        EXPECT_LT(tile, split.piece_begin(piece + 1));
+    const DecodeSplit split = c.split();
+    ASSERT_GE(split.count(), 1);
+    ASSERT_LE(split.count(), c.most_pieces);
+    std::vector<std::vector<int>> seen[kHeadClasses];
+    for (int i = 0; i < kHeadClasses; ++i) {
+      seen[i].assign(static_cast<std::size_t>(c.units[i]),
+                     std::vector<int>(static_cast<std::size_t>(std::max(c.tiles[i], 1))));
+    }
+    for (std::int32_t index = 0; index < split.count(); ++index) {
+      const DecodeSplit::Piece piece = split.piece(index);
+      ASSERT_GE(piece.units, 1);
+      ASSERT_GE(piece.unit_tiles(), 1);
+      for (std::int32_t u = piece.first_unit; u < piece.first_unit + piece.units; ++u) {
+        for (std::int32_t tile = piece.first_tile; tile < piece.end_tile; ++tile) {
+          ++seen[piece.head_class]
+                .at(static_cast<std::size_t>(u))
+                .at(static_cast<std::size_t>(tile));
+        }
       }
     }
-    EXPECT_EQ(tile, split.total());
-
-    for (std::int64_t piece = 0; piece < split.pieces; ++piece) {
-      const std::int64_t size = split.piece_begin(piece + 1) - split.piece_begin(piece);
-      EXPECT_GE(size, split.total() / split.pieces);
-      EXPECT_LE(size, split.total() / split.pieces + 1);
+    for (const auto& units : seen) {
+      for (const auto& unit : units) {
+        for (const int times : unit) EXPECT_EQ(times, 1);
+      }
     }
   }
 }
 
-TEST(DecodeSplit, EveryPartHasItsOwnPlace) {
+TEST(DecodeSplit, PartsOfAUnitAreNeighbouringPieces) {
   for (const Case& c : cases()) {
-    const DecodeSplit split = DecodeSplit::make(c.tiles, c.units, c.most_pieces, c.least_tiles);
-    std::set<std::int64_t> places;
-    for (std::int64_t unit = 0; unit < c.units[0] + c.units[1]; ++unit) {
-      const std::int64_t first = split.piece_of(split.unit_begin(unit));
-      const std::int64_t last = split.piece_of(split.unit_begin(unit + 1) - 1);
-      for (std::int64_t piece = first; piece <= last; ++piece) {
-        // The pieces between the first and the last all have tiles of the unit.
-        EXPECT_LT(split.piece_begin(piece), split.unit_begin(unit + 1));
-        EXPECT_GT(split.piece_begin(piece + 1), split.unit_begin(unit));
-        const std::int64_t place = DecodeSplit::part(piece, unit);
-        EXPECT_TRUE(places.insert(place).second);
-        EXPECT_LT(place, split.pieces + c.units[0] + c.units[1]);
-      }
+    const DecodeSplit split = c.split();
+    for (std::int32_t index = 0; index < split.count(); ++index) {
+      const DecodeSplit::Piece piece = split.piece(index);
+      if (split.parts[piece.head_class] == 1) continue;
+      EXPECT_EQ(piece.units, 1);
+      const DecodeSplit::Piece first = split.piece(index - piece.part);
+      EXPECT_EQ(first.part, 0);
+      EXPECT_EQ(first.first_unit, piece.first_unit);
+    }
+  }
+}
+
+// What a piece costs is near what an even share of the work would be.
+TEST(DecodeSplit, PiecesAreOfLikeLength) {
+  for (const Case& c : cases()) {
+    if (c.most_pieces < 2 * (c.units[0] + c.units[1])) continue;  // few pieces: nothing to balance
+    const DecodeSplit split = c.split();
+    std::int64_t total = 0;
+    for (int i = 0; i < kHeadClasses; ++i) total += std::int64_t{split.tiles[i]} * c.units[i];
+    const std::int64_t even =
+        std::max<std::int64_t>((total + c.most_pieces - 1) / c.most_pieces, c.least_tiles);
+    for (std::int32_t index = 0; index < split.count(); ++index) {
+      EXPECT_LE(split.piece(index).total(), even + even / 4 + c.unit_cost + 1);
     }
   }
 }

@@ -458,6 +458,32 @@ std::vector<AttentionCase> cases() {
        .streaming = HeadClass::window(16, 0, 64),
        .chunks = {1200, 1, 1},
        .checked_queries = 6});
+  // Decoding by many blocks: parts of heads, several short heads to a block, halves of head
+  // vectors.
+  for (KvDtype dtype : {KvDtype::f16, KvDtype::bf16}) {
+    add({.name = fmt::format("long_decode_head_size_128_{}", name(dtype)),
+         .group = 4,
+         .kv_heads = 2,
+         .head_dim = 128,
+         .dtype = dtype,
+         .streaming = HeadClass::window(16, 0, 100),
+         .retrieval_heads = {1, 2, 0},
+         .chunks = {1000, 1, 1},
+         .checked_queries = 2});
+  }
+  add({.name = "decode_of_many_heads",
+       .group = 1,
+       .kv_heads = 96,
+       .streaming = HeadClass::window(4, 0, 12),
+       .retrieval_heads = {5, 90},
+       .chunks = {150, 1, 1},
+       .checked_queries = 2});
+  add({.name = "decode_of_large_groups",
+       .group = 20,
+       .kv_heads = 2,
+       .streaming = HeadClass::window(4, 0, 12),
+       .chunks = {150, 1, 1},
+       .checked_queries = 2});
   add({.name = "long_lattice",
        .group = 4,
        .kv_heads = 2,

@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "sedpa/backend/cuda/attention_params.h"
+#include "sedpa/backend/cuda/decode_program.h"
 #include "sedpa/core/fail.h"
 
 namespace sedpa::cuda {
@@ -19,7 +20,7 @@ std::size_t aligned(std::int64_t bytes) {
 /// Where things stand in scratch, in bytes.
 struct ScratchLayout {
   std::size_t arrived = 0;  // [units] int32
-  std::size_t parts = 0;    // [pieces + units, part_floats]
+  std::size_t parts = 0;    // [pieces, part_floats]
   std::size_t queries = 0;  // [kv_heads, max_tokens * group, padded dim] 16-bit
   std::size_t keys = 0;     // [kv_heads, max_tokens, padded dim] 16-bit
   std::size_t values = 0;   // [kv_heads, max_tokens, padded dim] 16-bit
@@ -63,7 +64,7 @@ ScratchLayout::ScratchLayout(const OpsPlan& plan, const DeviceTraits& device) {
   const AttentionShape& shape = plan.attention;
   const std::int64_t group = shape.group();
   const std::int64_t padded = padded_head_dim(shape.head_dim);
-  pieces = std::max(1, device.multiprocessors);
+  pieces = std::max(2, device.multiprocessors);
   row_blocks = static_cast<std::int32_t>((group + kDecodeRows - 1) / kDecodeRows);
   part_floats = std::min<std::int64_t>(group, kDecodeRows) * (padded + 2);
   const std::int64_t units = std::int64_t{shape.kv_heads} * row_blocks;
@@ -74,7 +75,7 @@ ScratchLayout::ScratchLayout(const OpsPlan& plan, const DeviceTraits& device) {
     return at;
   };
   arrived = take(units * 4);
-  parts = take((pieces + units) * part_floats * 4);
+  parts = take(pieces * part_floats * 4);
   queries = take(rows * group * padded * 2);
   keys = take(rows * padded * 2);
   values = take(rows * padded * 2);
@@ -85,7 +86,7 @@ ScratchLayout::ScratchLayout(const OpsPlan& plan, const DeviceTraits& device) {
 struct AttentionRunner::Impl {
   DeviceTraits device;
   cudaStream_t stream = nullptr;
-  BatonChain* batons = nullptr;
+  DecodeProgram* program = nullptr;  // that takes attention of one token, when there is one
 
   // The plan.
   AttentionShape shape;
@@ -220,7 +221,7 @@ AttentionParams AttentionRunner::Impl::params_of(const AttentionJob& job) const 
   return p;
 }
 
-void AttentionRunner::set_batons(BatonChain* chain) { impl_->batons = chain; }
+void AttentionRunner::set_program(DecodeProgram* program) { impl_->program = program; }
 
 void AttentionRunner::run(const AttentionJob& job) {
   Impl& s = *impl_;
@@ -237,7 +238,7 @@ void AttentionRunner::run(const AttentionJob& job) {
                                    [](const ClassParams& of) { return !of.full && of.heads > 0; });
 
   if (!job.attend) {
-    if (s.batons != nullptr) s.batons->interrupt();
+    if (s.program != nullptr) s.program->flush();
     if (prepares) launch_rope(params, s.tokens, s.stream);
     if (job.commit) {
       params.rotate = false;  // it has been done
@@ -251,7 +252,10 @@ void AttentionRunner::run(const AttentionJob& job) {
          s.tokens, s.shape.out_cols());
   }
   if (s.tokens == 1) {
-    if (s.batons != nullptr) params.baton = s.batons->next(s.decode.pieces);
+    if (s.program != nullptr) {
+      if (s.program->add(params, s.decode)) return;
+      s.program->flush();
+    }
     launch_decode(params, s.decode, s.stream);
     return;
   }

@@ -7,13 +7,14 @@
 #include <memory>
 
 #include "sedpa/attention/kv_cache.h"
-#include "sedpa/backend/cuda/baton.h"
 #include "sedpa/backend/cuda/device.h"
 #include "sedpa/backend/cuda/step_state.h"
 #include "sedpa/core/tensor.h"
 #include "sedpa/ops/ops.h"
 
 namespace sedpa::cuda {
+
+class DecodeProgram;
 
 /// What happens to a layer's qkv rows, in this order: QK norm, RoPE, attention, commit; those parts
 /// that are asked for. Without `attend` or `commit` it is the part alone, as the seam's single
@@ -44,8 +45,8 @@ class AttentionRunner {
   void begin_step(const StepState& state, const KvCache& cache, std::int64_t past,
                   std::int64_t tokens);
   void run(const AttentionJob& job);
-  /// The kernel of a decoding job takes its baton from `chain`, until it is null again.
-  void set_batons(BatonChain* chain);
+  /// Jobs of one token become phases of `program` where it takes them, until it is null again.
+  void set_program(DecodeProgram* program);
 
  private:
   struct Impl;

@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include "sedpa/attention/head_plan.h"
-#include "sedpa/backend/cuda/baton.h"
 #include "sedpa/backend/cuda/step_state.h"
 #include "sedpa/core/dtype.h"
 
@@ -51,7 +50,6 @@ struct AttentionParams {
   KvDtype dtype = KvDtype::f16;
   bool rotate = false;
   bool commit = false;
-  Baton baton;  // of a decoding launch
   StepState state;
   ClassParams classes[kHeadClasses];
   std::uint8_t order[kMostKvHeads] = {};  // the model's KV head at each place, class 0 first
@@ -143,12 +141,13 @@ struct OwnKeys {
 // --- One token --------------------------------------------------------------------------------
 
 inline constexpr int kDecodeTile = 16;       // keys: one step of a warp
-inline constexpr int kDecodeLeastTiles = 4;  // a piece of the line
+inline constexpr int kDecodeLeastKeys = 64;   // of a part of a unit
+inline constexpr int kDecodeUnitKeys = 256;   // whose time a unit more in a piece takes
 inline constexpr int kDecodeRows = 16;       // query rows of a unit
 
 /// Where parts of units go, and how a block's shared memory is laid out (decode_layout).
 struct DecodeRoom {
-  float* parts = nullptr;  // [pieces + units] parts: max [rows], sum [rows], out [rows, padded dim]
+  float* parts = nullptr;  // [pieces] parts: max [rows], sum [rows], out [rows, padded dim]
   std::int64_t part_floats = 0;
   std::int32_t* arrived = nullptr;  // [units], parts done; zero between launches
   std::int32_t pieces = 0;          // the grid

@@ -13,12 +13,13 @@
 #include "sedpa/backend/cuda/launch.h"
 #include "sedpa/backend/cuda/prefill_block.h"
 #include "sedpa/backend/cuda/tensor_core.cuh"
+#include "sedpa/backend/cuda/tile_map.h"
 
 namespace sedpa::cuda {
 namespace {
 
-constexpr int kRows = 128;                   // query rows of a block
-[[maybe_unused]] constexpr int kKeys = 128;  // of a tile
+constexpr int kRows = 128;  // query rows of a block
+constexpr int kKeys = 128;  // of a tile
 constexpr int kStages = 2;
 constexpr int kGroupThreads = 128;
 constexpr int kThreads = 3 * kGroupThreads;
@@ -337,49 +338,12 @@ Choice choose(KvDtype dtype, int dim) {
                    : Choice{prefill_kernel_sm90<__half, 128>, sizeof(Room<128>) + kAlign};
 }
 
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-/// The driver's function, found at run time: nothing links to the driver. Null: too old a driver.
-EncodeTiled encode_tiled() {
-  static const EncodeTiled found = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result{};
-    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
-                                                                12000, cudaEnableDefault, &result);
-    if (status != cudaSuccess || result != cudaDriverEntryPointSuccess) function = nullptr;
-    return reinterpret_cast<EncodeTiled>(function);
-  }();
-  return found;
-}
-
-/// [heads, rows, dim] of 16-bit numbers; rows from `rows` on read as zeros. `head_rows` from one
-/// head to the next.
-CUtensorMap tile_map(KvDtype dtype, const void* data, int dim, std::int64_t rows,
-                     std::int64_t heads, std::int64_t head_rows) {
-  CUtensorMap map;
-  const std::uint64_t sizes[] = {static_cast<std::uint64_t>(dim),
-                                 static_cast<std::uint64_t>(rows > 0 ? rows : 1),
-                                 static_cast<std::uint64_t>(heads)};
-  const std::uint64_t row_bytes = 2 * static_cast<std::uint64_t>(dim);
-  const std::uint64_t strides[] = {row_bytes, row_bytes * static_cast<std::uint64_t>(head_rows)};
-  const std::uint32_t box[] = {64, 128, 1};
-  const std::uint32_t steps[] = {1, 1, 1};
-  const CUresult result = encode_tiled()(
-      &map,
-      dtype == KvDtype::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-      3, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) check(cudaErrorInvalidValue);
-  return map;
-}
-
 }  // namespace
 
 bool prefill_sm90_runs(KvDtype dtype, int head_dim, int compute) {
   if (compute != 90 || !rows_are_tiles(dtype, head_dim)) return false;
   if (head_dim != 64 && head_dim != 128) return false;
-  if (encode_tiled() == nullptr) return false;
+  if (!has_tile_maps()) return false;
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes,
                               reinterpret_cast<const void*>(choose(dtype, head_dim).kernel)));
@@ -393,12 +357,13 @@ void launch_prefill_sm90(const AttentionParams& params, const PrefillRoom& room,
   const std::int64_t rows = std::int64_t{room.tokens} * params.group;
   const Choice choice = choose(params.dtype, dim);
   const TileMaps maps = {
-      .queries = tile_map(params.dtype, room.queries, dim, rows, params.kv_heads, rows),
-      .keys = {tile_map(params.dtype, of.keys, dim, room.past, of.heads, of.capacity),
-               tile_map(params.dtype, room.keys, dim, room.tokens, params.kv_heads, room.tokens)},
-      .values = {
-          tile_map(params.dtype, of.values, dim, room.past, of.heads, of.capacity),
-          tile_map(params.dtype, room.values, dim, room.tokens, params.kv_heads, room.tokens)}};
+      .queries = tile_map(params.dtype, room.queries, dim, rows, params.kv_heads, rows, kRows),
+      .keys = {tile_map(params.dtype, of.keys, dim, room.past, of.heads, of.capacity, kKeys),
+               tile_map(params.dtype, room.keys, dim, room.tokens, params.kv_heads, room.tokens,
+                        kKeys)},
+      .values = {tile_map(params.dtype, of.values, dim, room.past, of.heads, of.capacity, kKeys),
+                 tile_map(params.dtype, room.values, dim, room.tokens, params.kv_heads, room.tokens,
+                          kKeys)}};
   check(cudaFuncSetAttribute(reinterpret_cast<const void*>(choice.kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(choice.shared_bytes)));

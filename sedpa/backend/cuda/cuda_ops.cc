@@ -6,6 +6,7 @@
 
 #include "sedpa/backend/cuda/attention.h"
 #include "sedpa/backend/cuda/ceilings.h"
+#include "sedpa/backend/cuda/decode_program.h"
 #include "sedpa/backend/cuda/device.h"
 #include "sedpa/backend/cuda/elementwise.h"
 #include "sedpa/backend/cuda/fusion.h"
@@ -14,6 +15,7 @@
 #include "sedpa/core/fail.h"
 
 namespace sedpa {
+
 namespace {
 
 using namespace cuda;
@@ -38,21 +40,53 @@ struct Recording {
   StepKey key;
   OpList ops;  // what it does; another list under the same key takes its place
   cudaGraphExec_t graph = nullptr;
+  std::unique_ptr<DecodeProgram> program;  // memory that the graph reads
 
-  Recording(StepKey step, OpList list, cudaGraphExec_t executable)
-      : key(step), ops(std::move(list)), graph(executable) {}
+  Recording(StepKey step, OpList list, cudaGraphExec_t executable,
+            std::unique_ptr<DecodeProgram> phases)
+      : key(step), ops(std::move(list)), graph(executable), program(std::move(phases)) {}
   Recording(Recording&& other) noexcept
-      : key(other.key), ops(std::move(other.ops)), graph(std::exchange(other.graph, nullptr)) {}
+      : key(other.key),
+        ops(std::move(other.ops)),
+        graph(std::exchange(other.graph, nullptr)),
+        program(std::move(other.program)) {}
   Recording& operator=(Recording&& other) noexcept {
     key = other.key;
     ops.swap(other.ops);
     std::swap(graph, other.graph);
+    program.swap(other.program);
     return *this;
   }
   ~Recording() {
     if (graph != nullptr) (void)cudaGraphExecDestroy(graph);
   }
 };
+
+/// Jobs of one token become phases of a program while this lives.
+class ProgramScope {
+ public:
+  ProgramScope(DecodeProgram& program, LinearRunner& linear, AttentionRunner& attention)
+      : linear_(linear), attention_(attention) {
+    linear_.set_program(&program);
+    attention_.set_program(&program);
+  }
+  ~ProgramScope() {
+    linear_.set_program(nullptr);
+    attention_.set_program(nullptr);
+  }
+  ProgramScope(const ProgramScope&) = delete;
+  ProgramScope& operator=(const ProgramScope&) = delete;
+
+ private:
+  LinearRunner& linear_;
+  AttentionRunner& attention_;
+};
+
+/// Whether a launch may become part of a program.
+bool may_join(const Launch& launch) {
+  return std::holds_alternative<LinearJob>(launch) || std::holds_alternative<MlpJob>(launch) ||
+         std::holds_alternative<AttentionJob>(launch);
+}
 
 /// Writes down what a pass asks for, joins neighbours and launches them; a pass of one token as a
 /// CUDA graph. Operations asked for outside `run` are launched at once, each alone.
@@ -65,10 +99,7 @@ class CudaOps final : public Ops {
         linear_(device_, stream_.get()),
         attention_(device_, stream_.get()),
         argmax_(kArgmaxBlocks * (sizeof(float) + sizeof(std::int32_t)) + sizeof(std::int32_t)),
-        batons_(std::size_t{kMostBatons} * device_.multiprocessors * sizeof(std::uint32_t)),
-        pinned_(kPinnedBytes) {
-    check(cudaMemset(batons_.data(), 0, batons_.size()));
-  }
+        pinned_(kPinnedBytes) {}
   ~CudaOps() override { (void)cudaStreamSynchronize(stream_.get()); }
 
   [[nodiscard]] OpsTraits traits() const override {
@@ -222,7 +253,6 @@ class CudaOps final : public Ops {
   static constexpr std::size_t kPinnedBytes = std::size_t{4} << 20;
   static constexpr std::int64_t kChunkTokens = 4096;
   static constexpr std::size_t kMostRecordings = 4;
-  static constexpr std::int32_t kMostBatons = 1024;  // kernels of a recorded pass
 
   void submit(const Op& op) {
     if (recording_) {
@@ -268,37 +298,31 @@ class CudaOps final : public Ops {
   }
 
   Recording record(const StepKey& key) {
-    const std::vector<Launch> launches = fuse(ops_);
-    BatonChain batons(reinterpret_cast<std::uint32_t*>(batons_.data()), kMostBatons,
-                      device_.multiprocessors);
-    linear_.set_batons(&batons);
-    attention_.set_batons(&batons);
-    check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
+    auto program = std::make_unique<DecodeProgram>(device_, stream_.get());
     cudaGraph_t graph = nullptr;
-    try {
-      check(cudaMemsetAsync(batons_.data(), 0, batons_.size(), stream_.get()));
-      for (const Launch& launch : launches) {
-        const bool has_baton = !std::holds_alternative<EmbedOp>(launch) &&
-                               !std::holds_alternative<NormOp>(launch) &&
-                               !std::holds_alternative<SwigluOp>(launch);
-        if (!has_baton) batons.interrupt();
-        perform(launch);
+    {
+      const ProgramScope scope(*program, linear_, attention_);
+      check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
+      try {
+        program->begin();
+        for (const Launch& launch : fuse(ops_)) {
+          if (!may_join(launch)) program->flush();
+          perform(launch);
+        }
+        program->flush();
+      } catch (...) {
+        (void)cudaStreamEndCapture(stream_.get(), &graph);
+        if (graph != nullptr) (void)cudaGraphDestroy(graph);
+        throw;
       }
-    } catch (...) {
-      linear_.set_batons(nullptr);
-      attention_.set_batons(nullptr);
-      (void)cudaStreamEndCapture(stream_.get(), &graph);
-      if (graph != nullptr) (void)cudaGraphDestroy(graph);
-      throw;
+      check(cudaStreamEndCapture(stream_.get(), &graph));
     }
-    linear_.set_batons(nullptr);
-    attention_.set_batons(nullptr);
-    check(cudaStreamEndCapture(stream_.get(), &graph));
     cudaGraphExec_t executable = nullptr;
     const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
     (void)cudaGraphDestroy(graph);
     check(status);
-    return {key, ops_, executable};
+    program->upload();
+    return {key, ops_, executable, std::move(program)};
   }
 
   DeviceTraits device_;
@@ -308,7 +332,6 @@ class CudaOps final : public Ops {
   LinearRunner linear_;
   AttentionRunner attention_;
   DeviceMemory argmax_;  // [values | indices | result]
-  DeviceMemory batons_;  // flags [kMostBatons, multiprocessors]
   PinnedMemory pinned_;
   OpList ops_;  // of the pass that is being written down
   bool recording_ = false;

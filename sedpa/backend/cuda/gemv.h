@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "sedpa/backend/cuda/baton.h"
 #include "sedpa/backend/cuda/device.h"
 #include "sedpa/backend/cuda/weight_format.h"
 #include "sedpa/core/dtype.h"
@@ -27,7 +26,6 @@ struct GemvJob {
   const float* gate = nullptr;      // [outputs]; not null: out = silu(gate) * product. May be out
   const float* residual = nullptr;  // [outputs]; not null: out = residual + product. May be out
   float* out = nullptr;             // [outputs]
-  Baton baton;
 };
 
 /// Lets the kernels have the shared memory they need; once for each device, which is current.

@@ -20,7 +20,7 @@
 #include "sedpa/backend/cuda/decode.cuh"
 #include "sedpa/backend/cuda/gemv.h"
 #include "sedpa/backend/cuda/launch.h"
-#include "sedpa/backend/cuda/silu.cuh"
+#include "sedpa/backend/cuda/row_product.cuh"
 
 namespace sedpa::cuda {
 
@@ -28,7 +28,6 @@ namespace sedpa::cuda {
 inline constexpr int kSums = 4096;
 /// Outputs of a CTA whose residuals are read before the products are there.
 inline constexpr int kEarlyResiduals = 128;
-inline constexpr int kGroupSteps = 4;  // whose sums are reduced over a warp together
 
 /// A thread owns kUnits * 32 columns.
 template <Dtype kDtype, int kUnits, int kThreads>
@@ -58,7 +57,7 @@ struct GemvShape {
   static constexpr int kSharedBytes = kRingBytes + kSums * 4;
   /// Steps whose sums fit: a step makes one for each warp.
   static constexpr int kPassSteps = kSums / (kThreads / 32);
-  static_assert(kPassSteps % kGroupSteps == 0);
+  static_assert(kPassSteps % gemv_detail::kGroupSteps == 0);
   static constexpr std::int64_t kMostCols = std::int64_t{kThreads} * 32 * kUnits;
 
   /// Whether a device has the memory, with 1 KB for what is not in the ring and the sums.
@@ -168,71 +167,8 @@ __device__ __forceinline__ float piece_dot(const std::byte* from, const std::byt
     if constexpr (kBytes.supers == 2) chunk.supers >>= 16 * (piece >> 3 & 1);
     return dot<kDtype>(chunk, fixed_x);
   } else {
-    float sum[2] = {0, 0};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const std::uint32_t word = word_of(codes, i);
-      if constexpr (kDtype == Dtype::f32) {
-        sum[i % 2] = fmaf(__uint_as_float(word), x[i], sum[i % 2]);
-      } else if constexpr (kDtype == Dtype::bf16) {
-        sum[0] = fmaf(__uint_as_float(word << 16), x[2 * i], sum[0]);
-        sum[1] = fmaf(__uint_as_float(word & 0xffff0000u), x[2 * i + 1], sum[1]);
-      } else {
-        sum[0] = fmaf(low_half(word), x[2 * i], sum[0]);
-        sum[1] = fmaf(high_half(word), x[2 * i + 1], sum[1]);
-      }
-    }
-    return sum[0] + sum[1];
+    return plain_dot<kDtype>(codes, x);
   }
-}
-
-/// Columns [first, first + kCount) of x, zeros past `cols`. kCount is a multiple of 4, so is first.
-template <int kCount>
-__device__ __forceinline__ void load_columns(const float* x, int first, int cols, bool aligned,
-                                             float* to) {
-  if (aligned && first + kCount <= cols) {
-#pragma unroll
-    for (int quad = 0; quad < kCount / 4; ++quad) {
-      const float4 v = *reinterpret_cast<const float4*>(x + first + 4 * quad);
-      to[4 * quad] = v.x, to[4 * quad + 1] = v.y, to[4 * quad + 2] = v.z, to[4 * quad + 3] = v.w;
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i] = first + i < cols ? x[first + i] : 0.0f;
-  }
-}
-
-/// Where four columns of x stand among float4s: threads that read 32 columns apart meet different
-/// banks.
-__device__ __forceinline__ int staged(int quad) { return quad ^ (quad >> 3 & 7); }
-
-/// Sums of four values over a warp; lanes 8 r .. 8 r + 7 get value r's.
-__device__ __forceinline__ float reduce_four(const float (&v)[kGroupSteps], int lane) {
-  const bool upper = (lane & 16) != 0;
-  float a = upper ? v[2] : v[0];
-  float b = upper ? v[3] : v[1];
-  a += __shfl_xor_sync(~0u, upper ? v[0] : v[2], 16);
-  b += __shfl_xor_sync(~0u, upper ? v[1] : v[3], 16);
-  const bool second = (lane & 8) != 0;
-  float sum = second ? b : a;
-  sum += __shfl_xor_sync(~0u, second ? a : b, 8);
-#pragma unroll
-  for (int offset = 4; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-  return sum;
-}
-
-/// What becomes of the product (or products) of output i. residual: its own, null for none.
-__device__ __forceinline__ void finish(const GemvJob& job, std::int64_t i, float v, float up,
-                                       const float* residual) {
-  if (job.bias != nullptr) v += job.bias[i];
-  if (job.up_rows != nullptr) {
-    if (job.up_bias != nullptr) up += job.up_bias[i];
-    v = silu(v) * up;
-  } else if (job.gate != nullptr) {
-    v = silu(job.gate[i]) * v;
-  }
-  if (residual != nullptr) v += *residual;
-  job.out[i] = v;
 }
 
 }  // namespace gemv_detail
@@ -296,8 +232,7 @@ __global__ void __launch_bounds__(kThreads, GemvShape<kDtype, kUnits, kThreads>:
   }
   const PieceOffsets offsets = piece_offsets<kDtype>(layout, member);
 
-  // Weights do not change: they set off before anything else, once the memory is free for them.
-  take(job.baton);
+  // Weights do not change: they set off before anything else.
   const auto ring = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
   const int side_shift = Shape::kSide + (Shape::kSideBytes - 16) * thread;  // codes to side
 #pragma unroll
@@ -396,13 +331,6 @@ __global__ void __launch_bounds__(kThreads, GemvShape<kDtype, kUnits, kThreads>:
   int at = 16 * thread;  // of the thread's codes in the ring
   int left = limit;      // steps to go, and steps to copy for
   int to_copy = limit - kRingSteps;
-  bool given = false;
-  const auto hand_on = [&] {
-    if (given || to_copy > 0) return;
-    if (thread == 0) give(job.baton);
-    given = true;
-  };
-  hand_on();
   for (int pass = 0; pass < steps; pass += kPassSteps) {
     const int pass_end = min(steps, pass + kPassSteps);
     for (int group = pass; group < pass_end; group += kGroupSteps) {
@@ -432,7 +360,6 @@ __global__ void __launch_bounds__(kThreads, GemvShape<kDtype, kUnits, kThreads>:
       }
       left -= kGroupSteps;
       to_copy -= kGroupSteps;
-      hand_on();
       const float sum = reduce_four(sums, lane);
       const int step = group + (lane >> 3);
       if ((lane & 7) == 0 && step < pass_end) {
@@ -461,14 +388,14 @@ __global__ void __launch_bounds__(kThreads, GemvShape<kDtype, kUnits, kThreads>:
     const int count = min(pass_end * streams, rows) - first;
     if (paired) {
       for (int i = thread; i < count / 2; i += kThreads) {
-        finish(job, begin + first / 2 + i, product(2 * i), product(2 * i + 1), nullptr);
+        finish(job, begin + first / 2 + i, product(2 * i), product(2 * i + 1), 0);
       }
     } else {
       for (int i = thread; i < count; i += kThreads) {
         const int output = first + i;
-        const float* residual = job.residual;
-        if (residual != nullptr) {
-          residual = output < kEarlyResiduals ? residuals + output : residual + begin + output;
+        float residual = 0;
+        if (job.residual != nullptr) {
+          residual = output < kEarlyResiduals ? residuals[output] : job.residual[begin + output];
         }
         finish(job, begin + output, product(i), 0, residual);
       }
@@ -487,10 +414,8 @@ __global__ void __launch_bounds__(256)
   const RowLayout& layout = kernel_job.layout;
   const int thread = static_cast<int>(threadIdx.x);
   __shared__ float warp_sums[3][8];
-  take(job.baton);
   wait_for_previous();
   let_next_begin();
-  if (thread == 0) give(job.baton);
 
   const auto block_sum = [&](float v, float(&warps)[8]) {
 #pragma unroll
@@ -525,8 +450,7 @@ __global__ void __launch_bounds__(256)
     const float v = product(job.rows + i * layout.bytes, warp_sums[0]);
     const float up =
         job.up_rows != nullptr ? product(job.up_rows + i * layout.bytes, warp_sums[1]) : 0.0f;
-    const float* residual = job.residual != nullptr ? job.residual + i : nullptr;
-    if (thread == 0) finish(job, i, v, up, residual);
+    if (thread == 0) finish(job, i, v, up, job.residual != nullptr ? job.residual[i] : 0.0f);
   }
 }
 

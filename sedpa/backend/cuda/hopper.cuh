@@ -41,13 +41,6 @@ __device__ inline void wait_barrier(std::uint32_t at, int parity) {
       "r"(parity)
       : "memory");
 }
-/// Barriers of the hardware, by number: `threads` threads come, of which some wait.
-__device__ inline void named_wait(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-__device__ inline void named_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
 
 // --- Bulk copies ------------------------------------------------------------------------------
 
@@ -58,6 +51,16 @@ __device__ inline void copy_box(std::uint32_t to, const CUtensorMap* map, int x,
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
       "l"(reinterpret_cast<std::uint64_t>(map)), "r"(x), "r"(y), "r"(z), "r"(barrier)
+      : "memory");
+}
+
+/// Contiguous bytes to shared memory, all multiples of 16; they count for the barrier.
+__device__ inline void copy_bulk(std::uint32_t to, const void* from, int bytes,
+                                 std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
 

@@ -176,7 +176,7 @@ __device__ inline void prepare_row(const float* from, int dim, const float* norm
 #pragma unroll
   for (int i = 0; i < 2 * kMostPairs; ++i) {
     const int d = lane + 32 * i;
-    x[i] = d < dim ? from[d] : 0.0f;
+    x[i] = d < dim ? __ldcg(from + d) : 0.0f;  // may be another multiprocessor's, of just now
   }
   if (norm != nullptr) {
     float squares = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "sedpa/backend/cuda/decode_program.h"
 #include "sedpa/backend/cuda/dequantize.h"
 #include "sedpa/backend/cuda/gemm.h"
 #include "sedpa/backend/cuda/gemv.h"
@@ -115,7 +116,7 @@ struct LinearRunner::Impl {
   };
   void multiply_row(const Weight& weight, std::int64_t begin, std::int64_t end, const float* x,
                     const Norm& norm, const RowEnds& ends, float* out);
-  void launch(Dtype dtype, GemvJob job);
+  void launch(Dtype dtype, const GemvJob& job);
   void run_row(const LinearJob& job);
 
   // Many rows.
@@ -145,7 +146,7 @@ struct LinearRunner::Impl {
 
   DeviceTraits device;
   cudaStream_t stream;
-  BatonChain* batons = nullptr;
+  DecodeProgram* program = nullptr;  // that takes products of one row, when there is one
   Gemm gemm;
   Layout layout;
   DeviceMemory scratch;
@@ -196,8 +197,11 @@ std::int64_t LinearRunner::Impl::block_rows(std::int64_t rows, std::int64_t byte
 
 // --- One row ----------------------------------------------------------------------------------
 
-void LinearRunner::Impl::launch(Dtype dtype, GemvJob job) {
-  if (batons != nullptr) job.baton = batons->next(gemv_ctas(device, job));
+void LinearRunner::Impl::launch(Dtype dtype, const GemvJob& job) {
+  if (program != nullptr) {
+    if (program->add(dtype, job)) return;
+    program->flush();
+  }
   gemv(device, stream, dtype, job);
 }
 
@@ -215,8 +219,7 @@ void LinearRunner::Impl::multiply_row(const Weight& weight, std::int64_t begin, 
                        .bias = shifted(ends.bias, at),
                        .gate = shifted(ends.gate, at),
                        .residual = shifted(ends.residual, at),
-                       .out = out + at,
-                       .baton = {}});
+                       .out = out + at});
   });
 }
 
@@ -248,8 +251,7 @@ void LinearRunner::Impl::run_row(const LinearJob& job) {
                                .epsilon = norm.epsilon,
                                .bias = bias,
                                .up_bias = shifted(bias, width),
-                               .out = job.out.data,
-                               .baton = {}});
+                               .out = job.out.data});
   }
   // Gate and up of different types: one after the other, the gate waiting in out.
   multiply_row(weight, 0, width, x, norm, {.bias = bias}, job.out.data);
@@ -460,7 +462,7 @@ void LinearRunner::run(const MlpJob& job) {
   run(down);
 }
 
-void LinearRunner::set_batons(BatonChain* chain) { impl_->batons = chain; }
+void LinearRunner::set_program(DecodeProgram* program) { impl_->program = program; }
 
 void embed(const Weight& table, const std::int32_t* ids, Rows out, cudaStream_t stream) {
   if (out.cols != table.cols) {

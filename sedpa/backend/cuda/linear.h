@@ -10,13 +10,14 @@
 #include <memory>
 #include <optional>
 
-#include "sedpa/backend/cuda/baton.h"
 #include "sedpa/backend/cuda/device.h"
 #include "sedpa/core/tensor.h"
 #include "sedpa/ops/ops.h"
 #include "sedpa/ops/weight.h"
 
 namespace sedpa::cuda {
+
+class DecodeProgram;
 
 /// RMS norm of a row before it is multiplied.
 struct Norm {
@@ -61,8 +62,8 @@ class LinearRunner {
   /// is asked of the stream, so that it can be captured.
   void run(const LinearJob& job);
   void run(const MlpJob& job);
-  /// Kernels of single rows take their batons from `chain`, until it is null again.
-  void set_batons(BatonChain* chain);
+  /// Products of single rows become phases of `program` where it takes them, until it is null again.
+  void set_program(DecodeProgram* program);
 
  private:
   struct Impl;

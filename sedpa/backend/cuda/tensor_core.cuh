@@ -47,6 +47,14 @@ __device__ inline void wait_copy_groups(int pending) {
   }
 }
 
+/// Barriers of the hardware, by number: `threads` threads come, of which some wait.
+__device__ inline void named_wait(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ inline void named_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 /// Adds to a counter in device memory: what this thread has written or seen before is there for
 /// whoever sees the sum, and what they had written for this thread. Returns the value before.
 __device__ inline int add_in_order(int* counter, int number) {

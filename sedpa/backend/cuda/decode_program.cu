@@ -1,0 +1,135 @@
+// The kernel of a program (decode_program.h). Compute capability 9.0a.
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "sedpa/backend/cuda/decode_program.h"
+#include "sedpa/backend/cuda/program_attend.cuh"
+#include "sedpa/backend/cuda/program_multiply.cuh"
+#include "sedpa/backend/cuda/program_room.cuh"
+#include "sedpa/backend/cuda/program_stream.cuh"
+
+namespace sedpa::cuda {
+namespace {
+
+using namespace program;
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+__device__ __forceinline__ Place perform(const ProductPhase& phase, const Room& room,
+                                         std::int32_t wanted, Place at) {
+  switch (phase.dtype) {
+    case Dtype::f16:
+      return multiply<Dtype::f16>(phase, room, wanted, at);
+    case Dtype::bf16:
+      return multiply<Dtype::bf16>(phase, room, wanted, at);
+    case Dtype::q8_0:
+      return multiply<Dtype::q8_0>(phase, room, wanted, at);
+    case Dtype::q4_0:
+      return multiply<Dtype::q4_0>(phase, room, wanted, at);
+    case Dtype::q4_1:
+      return multiply<Dtype::q4_1>(phase, room, wanted, at);
+    case Dtype::q5_0:
+      return multiply<Dtype::q5_0>(phase, room, wanted, at);
+    case Dtype::q5_1:
+      return multiply<Dtype::q5_1>(phase, room, wanted, at);
+    case Dtype::q4_k:
+      return multiply<Dtype::q4_k>(phase, room, wanted, at);
+    case Dtype::q5_k:
+      return multiply<Dtype::q5_k>(phase, room, wanted, at);
+    case Dtype::q6_k:
+      return multiply<Dtype::q6_k>(phase, room, wanted, at);
+    case Dtype::iq4_nl:
+      return multiply<Dtype::iq4_nl>(phase, room, wanted, at);
+    case Dtype::f32:
+      break;
+  }
+  return at;
+}
+
+__device__ __forceinline__ Place perform(const AttentionPhase& phase, const AttentionShare& share,
+                                         const Room& room, std::int32_t wanted, Place at) {
+  if (phase.params.dtype == KvDtype::bf16) {
+    return phase.params.head_dim == 64 ? attend<__nv_bfloat16, 64>(phase, share, room, wanted, at)
+                                       : attend<__nv_bfloat16, 128>(phase, share, room, wanted, at);
+  }
+  return phase.params.head_dim == 64 ? attend<__half, 64>(phase, share, room, wanted, at)
+                                     : attend<__half, 128>(phase, share, room, wanted, at);
+}
+
+#endif
+
+__global__ void __launch_bounds__(kThreads, 1)
+    program_kernel(const __grid_constant__ ProgramParams p) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(128) std::byte dynamic[];
+  const std::uint32_t misplaced = shared_address(dynamic) % kAlignment;
+  const Room room(p, dynamic + (misplaced == 0 ? 0 : kAlignment - misplaced));
+  if (threadIdx.x == 0) room.init_barriers();
+  __syncthreads();
+  // Registers go to those who compute, a warpgroup at a time.
+  if (threadIdx.x >= kProgramThreads) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    if (threadIdx.x == kProgramThreads) stream(room);
+    return;
+  }
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+  Place at;
+  for (int i = 0; i < p.count; ++i) {
+    const int slot = i % kPhaseSlots;
+    const int parity = i / kPhaseSlots % 2;
+    wait_barrier(room.phase_there(slot), parity);
+    wait_barrier(room.phase_ready(slot), parity);
+    const ProgramPhase& phase = room.phase(slot);
+    const std::int32_t wanted = i * static_cast<std::int32_t>(gridDim.x);
+    at = phase.attends ? perform(phase.attention, room.share(slot), room, wanted, at)
+                       : perform(phase.product, room, wanted, at);
+    join();
+    if (threadIdx.x == 0) {
+      arrive(room.phase_read(slot));
+      asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(p.met) : "memory");
+    }
+  }
+#else
+  __trap();  // launched on nothing else: prepare_program
+#endif
+}
+
+}  // namespace
+
+std::size_t program_shared_bytes(const ProgramParams& params) {
+  return static_cast<std::size_t>(Offsets(params).bytes) + kAlignment;
+}
+
+std::int32_t program_merge_bytes(const AttentionParams& params) {
+  const int rows = params.group < kDecodeRows ? params.group : kDecodeRows;
+  const int states = kWarps * rows * (params.head_dim + 2) * 4;
+  const int vectors = kWarps * params.head_dim * 4;
+  return states > vectors ? states : vectors;
+}
+
+bool prepare_program(const DeviceTraits& device) {
+  if (device.compute != 90) return false;
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, program_kernel));
+  if (attributes.binaryVersion != 90) return false;
+  check(cudaFuncSetAttribute(program_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(device.shared_bytes_a_block)));
+  return true;
+}
+
+void launch_program(const DeviceTraits& device, const ProgramParams& params, cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(device.multiprocessors));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = program_shared_bytes(params);
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, program_kernel, params));
+}
+
+}  // namespace sedpa::cuda

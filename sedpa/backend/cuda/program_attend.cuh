@@ -1,0 +1,86 @@
+#pragma once
+// Attention of one token, by all threads that compute: tiles of keys and values from the ring, 16
+// keys a warp.
+#include <cstdint>
+
+#include "sedpa/backend/cuda/program_room.cuh"
+
+namespace sedpa::cuda::program {
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/// ldmatrix addresses of a row of a box: halves of 64 columns, swizzled by 128 bytes.
+struct SwizzledRows {
+  std::uint32_t row_at = 0;  // of the row in the first half
+  std::uint32_t turn = 0;    // row % 8
+  std::uint32_t odd = 0;     // 0, 1: which 8 of 16 columns
+  std::uint32_t half_bytes = 0;
+  __device__ SwizzledRows(std::uint32_t tile, int row, int second, int half)
+      : row_at(tile + 128 * row), turn(row % 8), odd(second), half_bytes(half) {}
+  __device__ std::uint32_t operator()(int columns) const {
+    const std::uint32_t chunk = 2 * columns + odd;
+    return row_at + chunk / 8 * half_bytes + ((chunk % 8 ^ turn) << 4);
+  }
+};
+
+template <class T, int kDim>
+__device__ __forceinline__ Place attend(const AttentionPhase& phase, const AttentionShare& share,
+                                        const Room& room, std::int32_t wanted, Place at) {
+  constexpr int kKeys = program_tile_keys(kDim);
+  constexpr int kGroups = kKeys / 16;       // warps that share a tile, 16 keys each
+  constexpr int kTeams = kWarps / kGroups;  // that take tiles in turn
+  static_assert(kGroups * kTeams == kWarps);
+  constexpr int kHalfBytes = kProgramTileBytes / (kDim / 64);
+  const AttentionParams& p = phase.params;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int group = warp % kGroups;
+  const int team = warp / kGroups;
+  const std::int32_t past = __ldcg(p.state.past);
+  DecodeRows<kDim> rows(room.at + room.offsets.rows);
+  rows.clear(kProgramThreads);
+  await(room.p.met, wanted);
+  if (share.parts == 0) return at;
+  const DecodeSplit::Piece piece = share.piece;
+  const int parts = share.parts;
+  const ClassParams& of = p.classes[piece.head_class];
+  const std::int32_t used = used_slots(of, past);
+  const bool has_own = piece.part + 1 == parts;
+  for (int u = 0; u < piece.units; ++u) {
+    const DecodeUnit unit(p, phase.room.row_blocks, piece.head_class, piece.first_unit + u);
+    prepare_unit<T, kDim>(p, unit, has_own, past, kWarps, rows, room.work());
+    std::uint32_t queries[kDim / 16][4];
+#pragma unroll
+    for (int k = 0; k < kDim / 16; ++k) {
+      load_matrices(shared_address(rows.queries) + lane % 16 * DecodeRows<kDim>::kPitch +
+                        lane / 16 * 16 + 32 * k,
+                    queries[k]);
+    }
+    RowState<kDim> state;
+    for (int tile = piece.first_tile; tile < piece.end_tile; ++tile) {
+      wait_barrier(room.stage_there(at.index), at.parity);
+      if (tile % kTeams == team) {
+        const std::int32_t first = tile * kKeys + 16 * group;
+        bool visible[4];
+        see_columns(of, used - first, room.positions(at.index) + 16 * group, visible);
+        const std::uint32_t keys = shared_address(room.stage(at.index));
+        step<T, kDim>(
+            queries,
+            SwizzledRows(keys, 16 * group + lane % 8 + lane / 16 * 8, lane / 8 % 2, kHalfBytes),
+            SwizzledRows(keys + kProgramTileBytes, 16 * group + lane % 16, lane / 16, kHalfBytes),
+            visible, state);
+      }
+      __syncwarp();  // all lanes have read the stage
+      if (lane == 0) arrive(room.stage_read(at.index));
+      at.next(room.p.stages);
+    }
+    if (has_own && warp == 0) attend_to_own<T, kDim>(queries, rows, state);
+    state.close();
+    deliver<kDim>(p, phase.room, unit, piece.part, parts, state, kWarps, room.work(), room.last());
+  }
+  return at;
+}
+
+#endif
+
+}  // namespace sedpa::cuda::program

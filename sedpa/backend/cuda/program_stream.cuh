@@ -1,0 +1,138 @@
+#pragma once
+// The thread that asks for bytes: phase after phase, as fast as places of the ring become free.
+#include <cstdint>
+
+#include "sedpa/backend/cuda/program_room.cuh"
+
+namespace sedpa::cuda::program {
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/// Until a stage is free and little enough is on its way.
+__device__ void wait_for_stage(const Room& room, const Place& at) {
+  const ProgramParams& p = room.p;
+  wait_barrier(room.stage_read(at.index), at.parity ^ 1);
+  const Place older = at.before(p.ahead, p.stages);
+  wait_barrier(room.stage_there(older.index), older.parity);
+}
+
+/// Most stages of a product are shared out evenly; the last ones go to who comes first, since the
+/// memory does not serve all alike.
+__device__ Place stream_weights(const ProductPhase& phase, const Room& room, Place at) {
+  const GemvJob& job = phase.job;
+  const ProductSteps steps(phase);
+  const int row_bytes = static_cast<int>(phase.layout.bytes);
+  const auto copy_stage = [&](int stage) {
+    const int first = stage * steps.stage_outputs;
+    const int left = static_cast<int>(job.outputs) - first;
+    const int bytes = min(steps.stage_outputs, left) * row_bytes;
+    const std::int64_t offset = std::int64_t{first} * row_bytes;
+    for (int done = 0; done < bytes; done += phase.part_bytes) {
+      const int part = min(phase.part_bytes, bytes - done);
+      const std::uint32_t to = shared_address(room.stage(at.index));
+      const bool paired = job.up_rows != nullptr;
+      wait_for_stage(room, at);
+      room.output(at.index) = first;
+      const std::uint32_t there = room.stage_there(at.index);
+      arrive_expecting(there, paired ? 2 * part : part);
+      copy_bulk(to, job.rows + offset + done, part, there);
+      if (paired) {
+        copy_bulk(to + steps.stage_outputs * row_bytes, job.up_rows + offset, part, there);
+      }
+      at.next(room.p.stages);
+    }
+  };
+  const auto ctas = static_cast<int>(gridDim.x);
+  const int quota = steps.stages * 7 / 8 / ctas;
+  const int begin = static_cast<int>(blockIdx.x) * quota;
+  const int given = quota * ctas;
+  // Numbers are drawn before they are needed: it takes a while.
+  int drawn[3];
+#pragma unroll
+  for (int& number : drawn) number = given + atomicAdd(phase.drawn, 1);
+  for (int i = 0; i < quota; ++i) copy_stage(begin + i);
+  while (drawn[0] < steps.stages) {
+    copy_stage(drawn[0]);
+    drawn[0] = drawn[1];
+    drawn[1] = drawn[2];
+    drawn[2] = given + atomicAdd(phase.drawn, 1);
+  }
+  wait_for_stage(room, at);
+  room.output(at.index) = kEnd;
+  arrive(room.stage_there(at.index));
+  at.next(room.p.stages);
+  return at;
+}
+
+__device__ AttentionShare share_of(const AttentionPhase& phase) {
+  const AttentionParams& p = phase.params;
+  const DecodeSplit split = decode_split(p, phase.room.row_blocks, static_cast<int>(gridDim.x),
+                                         program_tile_keys(p.head_dim), __ldcg(p.state.past));
+  AttentionShare share;
+  if (static_cast<int>(blockIdx.x) >= split.count()) return share;
+  share.piece = split.piece(static_cast<int>(blockIdx.x));
+  share.parts = split.parts[share.piece.head_class];
+  return share;
+}
+
+__device__ Place stream_keys(const AttentionPhase& phase, const AttentionShare& share,
+                             const Room& room, Place at) {
+  const AttentionParams& p = phase.params;
+  const DecodeSplit::Piece piece = share.piece;
+  if (share.parts == 0) return at;
+  const int keys = program_tile_keys(p.head_dim);
+  const int halves = p.head_dim / 64;
+  const std::int32_t* const positions =
+      p.classes[piece.head_class].full ? nullptr : p.state.positions[piece.head_class];
+  const CUtensorMap* const maps = phase.maps + 2 * piece.head_class;
+  for (int unit = piece.first_unit; unit < piece.first_unit + piece.units; ++unit) {
+    const int head = unit / phase.room.row_blocks;
+    for (int tile = piece.first_tile; tile < piece.end_tile; ++tile) {
+      const int first = tile * keys;
+      wait_for_stage(room, at);
+      const std::uint32_t there = room.stage_there(at.index);
+      arrive_expecting(there, 2 * kProgramTileBytes + (positions != nullptr ? 4 * keys : 0));
+      const std::uint32_t to = shared_address(room.stage(at.index));
+      for (int half = 0; half < halves; ++half) {
+        const int offset = half * (kProgramTileBytes / halves);
+        copy_box(to + offset, maps, 64 * half, first, head, there);
+        copy_box(to + kProgramTileBytes + offset, maps + 1, 64 * half, first, head, there);
+      }
+      // Step state is padded to whole tiles.
+      if (positions != nullptr) {
+        copy_bulk(shared_address(room.positions(at.index)), positions + first, 4 * keys, there);
+      }
+      at.next(room.p.stages);
+    }
+  }
+  return at;
+}
+
+/// One thread.
+__device__ void stream(const Room& room) {
+  const ProgramParams& p = room.p;
+  const auto fetch = [&](int i) {
+    const int slot = i % kPhaseSlots;
+    const int parity = i / kPhaseSlots % 2;
+    wait_barrier(room.phase_read(slot), parity ^ 1);
+    arrive_expecting(room.phase_there(slot), sizeof(ProgramPhase));
+    copy_bulk(shared_address(&room.phase(slot)), p.phases + i, sizeof(ProgramPhase),
+              room.phase_there(slot));
+  };
+  Place at;
+  fetch(0);
+  for (int i = 0; i < p.count; ++i) {
+    if (i + 1 < p.count) fetch(i + 1);
+    const int slot = i % kPhaseSlots;
+    wait_barrier(room.phase_there(slot), i / kPhaseSlots % 2);
+    const ProgramPhase& phase = room.phase(slot);
+    if (phase.attends) room.share(slot) = share_of(phase.attention);
+    arrive(room.phase_ready(slot));
+    at = phase.attends ? stream_keys(phase.attention, room.share(slot), room, at)
+                       : stream_weights(phase.product, room, at);
+  }
+}
+
+#endif
+
+}  // namespace sedpa::cuda::program
