@@ -17,6 +17,7 @@ constexpr std::int32_t kSumBytes = 16384;
 constexpr std::int32_t kStageAlignment = 1024;
 /// A stage holds at least so much: small rows come many at a time.
 constexpr std::int32_t kLeastStageBytes = 2 * kProgramTileBytes;
+constexpr std::int32_t kLeastQuantizedStageBytes = 20480;
 constexpr std::int32_t kMostStageBytes = 32768;
 /// What a multiprocessor has asked for and not got. The memory gives it some 25 to 35 KB a
 /// microsecond, and takes about one to answer: more in flight only makes all others wait longer.
@@ -56,10 +57,12 @@ bool DecodeProgram::add(Dtype dtype, const GemvJob& job) {
   product.layout = row_layout(dtype, job.cols);
   product.dtype = dtype;
   product.drawn = reinterpret_cast<std::int32_t*>(memory_.data() + kDrawnAt) + phases_.size();
-  // Half of what a thread can own, so that steps are small, up to all threads to a row.
-  const bool paired = job.up_rows != nullptr;
-  const std::int32_t most_log2 = paired ? kThreadsLog2 - 1 : kThreadsLog2;
-  while ((std::int64_t{kProgramThreadCols / 2} << product.row_threads_log2) < job.cols &&
+  // Of 16-bit numbers half of what a thread can own, so that steps are small, up to all threads to
+  // a row.
+  const std::int64_t thread_cols =
+      is_quantized(dtype) ? kProgramThreadCols : kProgramThreadCols / 2;
+  const std::int32_t most_log2 = job.up_rows != nullptr ? kThreadsLog2 - 1 : kThreadsLog2;
+  while (thread_cols << product.row_threads_log2 < job.cols &&
          product.row_threads_log2 < most_log2) {
     ++product.row_threads_log2;
   }
@@ -118,6 +121,7 @@ void DecodeProgram::flush() {
       params.work_bytes = std::max(params.work_bytes, program_merge_bytes(phase.attention.params));
     } else {
       stage = std::max(stage, static_cast<std::int32_t>(least_stage(phase.product)));
+      if (is_quantized(phase.product.dtype)) stage = std::max(stage, kLeastQuantizedStageBytes);
     }
   }
   params.stage_bytes = round_up(stage, kStageAlignment);

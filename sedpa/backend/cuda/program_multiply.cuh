@@ -71,8 +71,8 @@ struct OwnX {
 };
 
 /// x, normed but for the norm's factor, to those who own its columns, once `wanted` CTAs have come;
-/// returns the sum of squares of what this thread has read. Where rows go side by side, their
-/// threads want the same columns: these are read once, through shared memory.
+/// returns the sum of squares of what this thread has read. It is read side by side and handed out
+/// through shared memory, but for long plain rows, whose every column has one owner.
 template <Dtype kDtype>
 __device__ float read_x(const GemvJob& job, int member, int row_threads, const std::int32_t* met,
                         std::int32_t wanted, float4* quads, OwnX<kDtype>& own) {
@@ -80,6 +80,7 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
   constexpr int kPieceQuads = Own::kPieceCols / 4;
   constexpr int kBlockQuads = kSums / 4;  // at a time
   constexpr int kThreadQuads = kBlockQuads / kProgramThreads;
+  constexpr int kMostBlocks = kProgramThreads * kProgramThreadCols / kSums;
   const int row_quads = static_cast<int>(job.cols / 4);
   const bool normed = job.norm_weight != nullptr;
   const auto* const x = reinterpret_cast<const float4*>(job.x);
@@ -95,7 +96,7 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
     squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
     return make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
   };
-  if (row_threads == kProgramThreads) {
+  if (!Own::kQuantized && row_threads == kProgramThreads) {
     await(met, wanted);
 #pragma unroll
     for (int p = 0; p < Own::kPieces; ++p) {
@@ -111,23 +112,31 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
     }
     return squares;
   }
-  for (int block = 0; block * kBlockQuads < row_quads; ++block) {
-    const int mine = block * kBlockQuads + static_cast<int>(threadIdx.x);
-    float4 v[kThreadQuads];
-    float4 w[kThreadQuads];
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto quad_of = [&](int block, int k) {
+    return block * kBlockQuads + thread + k * kProgramThreads;
+  };
+  float4 w[kThreadQuads];  // of a block
 #pragma unroll
-    for (int k = 0; k < kThreadQuads; ++k) w[k] = weight_of(mine + k * kProgramThreads);
-    if (block == 0) {
-      await(met, wanted);
-    } else {
+  for (int k = 0; k < kThreadQuads; ++k) w[k] = weight_of(quad_of(0, k));
+  await(met, wanted);
+  float4 v[kMostBlocks][kThreadQuads];
+#pragma unroll
+  for (int block = 0; block < kMostBlocks; ++block) {
+#pragma unroll
+    for (int k = 0; k < kThreadQuads; ++k) v[block][k] = read(quad_of(block, k));
+  }
+#pragma unroll
+  for (int block = 0; block < kMostBlocks; ++block) {
+    if (block * kBlockQuads >= row_quads) break;
+    if (block > 0) {
+#pragma unroll
+      for (int k = 0; k < kThreadQuads; ++k) w[k] = weight_of(quad_of(block, k));
       join();  // the last block has been taken
     }
 #pragma unroll
-    for (int k = 0; k < kThreadQuads; ++k) v[k] = read(mine + k * kProgramThreads);
-#pragma unroll
     for (int k = 0; k < kThreadQuads; ++k) {
-      quads[gemv_detail::staged(static_cast<int>(threadIdx.x) + k * kProgramThreads)] =
-          norm(v[k], w[k]);
+      quads[gemv_detail::staged(thread + k * kProgramThreads)] = norm(v[block][k], w[k]);
     }
     join();
 #pragma unroll
