@@ -26,6 +26,8 @@
 
 namespace sedpa {
 
+class TrainOps;
+
 /// Memory of a backend, returned when the last copy goes.
 struct Buffer {
   std::byte* data = nullptr;
@@ -57,6 +59,8 @@ class Ops {
  public:
   virtual ~Ops();
   [[nodiscard]] virtual OpsTraits traits() const = 0;
+  /// What training needs besides, on the same stream (ops/train_ops.h). It lives as long as this.
+  [[nodiscard]] virtual TrainOps& train() = 0;
 
   // --- Memory -------------------------------------------------------------------------------
   /// Zero-filled memory of this backend.
