@@ -58,6 +58,7 @@ class TrainOps {
   virtual void reserve(const TrainPlan& plan) = 0;
   /// to = from, rounded to nearest even where it is bf16. Same shape.
   virtual void store(Rows from, StoredRows to) = 0;
+  virtual void zero(Rows rows) = 0;
 
   // --- Positions ----------------------------------------------------------------------------
   /// Rotates the query and key heads of qkv [n, qkv_cols] in place, row i at position first + i.
@@ -88,7 +89,8 @@ class TrainOps {
                                   Rows d_gates, Rows d_windowed) = 0;
 
   // --- Mirrors of the forward operations ----------------------------------------------------
-  /// d_x = residual + (d out / d x)' d_out for out = rms_norm(x). d_x may be residual or d_out.
+  /// d_x = residual + (d out / d x)' d_out for out = rms_norm(x). residual's data may be null: none.
+  /// d_x may be residual or d_out.
   virtual void rms_norm_backward(Rows x, const Vector& weight, float eps, Rows d_out, Rows residual,
                                  Rows d_x) = 0;
   /// The same for each head vector of weight.size numbers in a row, without a residual. d_x may be
