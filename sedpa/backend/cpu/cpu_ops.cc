@@ -7,6 +7,7 @@
 #include "sedpa/backend/cpu/elementwise.h"
 #include "sedpa/backend/cpu/kernels.h"
 #include "sedpa/backend/cpu/linear.h"
+#include "sedpa/backend/cpu/train_ops.h"
 #include "sedpa/backend/cpu/weights.h"
 #include "sedpa/core/argmax.h"
 #include "sedpa/core/fail.h"
@@ -25,11 +26,14 @@ class CpuOps final : public Ops {
         elementwise_(pool_, cpu::kernels(isa)),
         attention_(pool_, isa,
                    options.bf16_attention.value_or(bf16_is_faster(isa)) ? options.compute
-                                                                        : Compute::f32) {}
+                                                                        : Compute::f32),
+        train_(cpu::make_train_ops(pool_, cpu::kernels(isa))) {}
 
   [[nodiscard]] OpsTraits traits() const override {
     return {.device = "cpu", .chunk_tokens = 512, .available_bytes = available_memory()};
   }
+
+  [[nodiscard]] TrainOps& train() override { return *train_; }
 
   Buffer allocate(std::size_t bytes) override {
     auto pages = std::make_shared<Pages>(bytes);
@@ -114,6 +118,7 @@ class CpuOps final : public Ops {
   cpu::LinearRunner linear_;
   cpu::ElementwiseRunner elementwise_;
   CpuAttention attention_;
+  std::unique_ptr<TrainOps> train_;
 };
 
 }  // namespace
