@@ -1,0 +1,230 @@
+#include "sedpa/identify/gate_training.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "sedpa/core/fail.h"
+#include "sedpa/format/atomic_file.h"
+#include "sedpa/format/json.h"
+#include "sedpa/format/mapped_file.h"
+
+namespace sedpa {
+namespace {
+
+constexpr const char* kFormat = "sedpa gate training 1";
+
+/// Short documents hold fewer keys, so that most of them is still text.
+int keys_in(std::int64_t tokens, const GateTrainingOptions& options) {
+  const std::int64_t tokens_for_a_key = 8 * std::int64_t{options.words};
+  return static_cast<int>(
+      std::clamp<std::int64_t>(tokens / tokens_for_a_key, 1, std::max(options.keys, 1)));
+}
+
+GateDocument make_document(const Tokenizer& tokenizer, const FillerText& filler,
+                           const GateTrainingOptions& options, std::int64_t tokens,
+                           Random& random) {
+  PasskeyPrompt prompt = make_passkey_prompt(
+      tokenizer, filler,
+      {.tokens = tokens, .keys = keys_in(tokens, options), .words = options.words}, random);
+  GateDocument document{.tokens = std::move(prompt.tokens), .rows = {}};
+  for (const HiddenKey& key : prompt.keys) {
+    for (std::int64_t i = 0; i < key.count; ++i) document.rows.push_back(key.answer + i - 1);
+  }
+  return document;
+}
+
+TrainingOptions training_options(const Engine& engine, const GateTrainingOptions& options) {
+  const std::int64_t chunk =
+      options.chunk > 0 ? options.chunk : engine.ops().traits().chunk_tokens;
+  return {.heads = engine.full_plan(),
+          .window = HeadClass::window(options.sink, 0, options.recent),
+          .context = options.context,
+          .span = std::min(options.context,
+                           most_answer_tokens(engine.tokenizer(), options.keys, options.words)),
+          .chunk = std::min(chunk, options.context),
+          .kv = options.kv};
+}
+
+/// A list of `count` finite numbers in [low, high].
+std::vector<double> numbers(const nlohmann::json& file, const std::string& path, const char* key,
+                            std::size_t count, double low, double high) {
+  const auto found = file.find(key);
+  if (found == file.end() || !found->is_array() || found->size() != count) {
+    fail("{}: {} is not a list of {} numbers", path, key, count);
+  }
+  std::vector<double> list;
+  for (const auto& entry : *found) {
+    const double value = entry.is_number() ? entry.get<double>() : NAN;
+    if (!(value >= low && value <= high)) {
+      fail("{}: {} holds {}, expected numbers from {} to {}", path, key, entry.dump(), low, high);
+    }
+    list.push_back(value);
+  }
+  return list;
+}
+
+}  // namespace
+
+GateDocument make_gate_document(const Tokenizer& tokenizer, const FillerText& filler,
+                                const GateTrainingOptions& options, std::int64_t step) {
+  Random random(mix_seed({options.seed, static_cast<std::uint64_t>(step)}));
+  const std::int64_t shortest = std::min(options.shortest, options.context);
+  const std::int64_t interval = random.below(options.intervals);
+  const std::int64_t tokens =
+      options.intervals == 1
+          ? options.context
+          : shortest + (options.context - shortest) * interval / (options.intervals - 1);
+  return make_document(tokenizer, filler, options, tokens, random);
+}
+
+void check_gate_training(const Engine& engine, const FillerText& filler,
+                         const GateTrainingOptions& options) {
+  if (options.learning.steps < 1) fail("{} steps, expected at least 1", options.learning.steps);
+  if (options.intervals < 1) fail("{} lengths, expected at least 1", options.intervals);
+  const ModelConfig& config = engine.config();
+  const std::int64_t most = std::min<std::int64_t>(
+      config.trained_context, config.sliding_window.value_or(std::int32_t{1} << 30));
+  if (options.context > most) {
+    fail("documents of {} tokens were asked for, but {} sees {} at most", options.context,
+         engine.model_path(), most);
+  }
+  if (options.context <= std::int64_t{options.sink} + options.recent) {
+    fail("a context of {} tokens lies within the window of {} + {}: no head can lose anything",
+         options.context, options.sink, options.recent);
+  }
+  for (const std::int64_t tokens : {std::min(options.shortest, options.context), options.context}) {
+    Random random(options.seed);
+    (void)make_document(engine.tokenizer(), filler, options, tokens, random);
+  }
+}
+
+MemoryPlan GateTrainer::plan(const Engine& engine, const GateTrainingOptions& options) {
+  const TrainingOptions training = training_options(engine, options);
+  return {.weight_bytes = engine.weight_plan().weight_bytes,
+          .kv_bytes = TrainingPass::kv_geometry(engine.config(), training).bytes(),
+          .scratch_bytes = TrainingPass::bytes(engine.config(), training, engine.ops())};
+}
+
+GateTrainer::GateTrainer(Engine& engine, const FillerText& filler,
+                         const GateTrainingOptions& options)
+    : engine_(engine),
+      filler_(filler),
+      options_(options),
+      pass_(engine.ops(), engine.model(), training_options(engine, options)),
+      learner_(static_cast<std::size_t>(engine.config().layers) *
+                   static_cast<std::size_t>(engine.config().kv_heads),
+               options.learning) {}
+
+std::optional<GateTrainer::Step> GateTrainer::step(const std::function<bool()>& go_on) {
+  const GateLearner::State& state = learner_.state();
+  const GateDocument document =
+      make_gate_document(engine_.tokenizer(), filler_, options_, state.step);
+  const std::vector<float> gates(state.gates.begin(), state.gates.end());
+  std::vector<float> d_gates(gates.size());
+  const std::optional<double> loss =
+      pass_.run({document.tokens, document.rows}, gates, d_gates, go_on);
+  if (!loss) return std::nullopt;
+  const bool finite = std::isfinite(*loss) && std::all_of(d_gates.begin(), d_gates.end(),
+                                                          [](float d) { return std::isfinite(d); });
+  if (!finite) {
+    fail("step {}: the loss over a document of {} tokens is {}, not a number to learn from",
+         state.step + 1, document.tokens.size(), *loss);
+  }
+  learner_.step(d_gates);
+  return Step{.tokens = std::ssize(document.tokens), .loss = *loss};
+}
+
+AttentionPattern GateTrainer::pattern() const {
+  AttentionPattern pattern;
+  pattern.layers = engine_.config().layers;
+  pattern.kv_heads = engine_.config().kv_heads;
+  pattern.gates = learner_.state().gates;
+  pattern.sink_size = options_.sink;
+  pattern.recent_size = options_.recent;
+  return pattern;
+}
+
+nlohmann::ordered_json GateTrainer::settings() const {
+  return {{"steps", options_.learning.steps},
+          {"steps_done", learner_.state().step},
+          {"learning_rate", options_.learning.learning_rate},
+          {"regularization", options_.learning.regularization},
+          {"shortest", std::min(options_.shortest, options_.context)},
+          {"context", options_.context},
+          {"intervals", options_.intervals},
+          {"keys", options_.keys},
+          {"words", options_.words},
+          {"kv_dtype", std::string(name(options_.kv))}};
+}
+
+nlohmann::ordered_json GateTrainer::identity() const {
+  nlohmann::ordered_json identity = {{"model", engine_.fingerprint()},
+                                     {"text", filler_.fingerprint()},
+                                     {"seed", options_.seed},
+                                     {"sink", options_.sink},
+                                     {"recent", options_.recent}};
+  for (const auto& [key, value] : settings().items()) {
+    if (key != "steps_done") identity[key] = value;
+  }
+  return identity;
+}
+
+void GateTrainer::save(const std::string& path) const {
+  const GateLearner::State& state = learner_.state();
+  const nlohmann::ordered_json all = {{"format", kFormat},     {"settings", identity()},
+                                      {"step", state.step},    {"gates", state.gates},
+                                      {"mean", state.mean},    {"square", state.square}};
+  AtomicFile file(path);
+  file.write(all.dump(1) + "\n");
+  file.commit();
+}
+
+void GateTrainer::resume(const std::string& path) {
+  const MappedFile mapped = MappedFile::open(path);
+  const std::span<const std::byte> bytes = mapped.bytes();
+  const nlohmann::json file =
+      parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
+  if (!file.is_object() || file.value("format", nlohmann::json()) != kFormat) {
+    fail("{}: its format is not \"{}\"", path, kFormat);
+  }
+  const nlohmann::json settings = file.value("settings", nlohmann::json::object());
+  for (const auto& [key, expected] : identity().items()) {
+    const nlohmann::json found = settings.is_object() && settings.contains(key)
+                                     ? settings.at(key)
+                                     : nlohmann::json();
+    if (found != nlohmann::json(expected)) {
+      fail("{}: it was made with {} {}, expected {}", path, key, found.dump(), expected.dump());
+    }
+  }
+  const nlohmann::json step = file.value("step", nlohmann::json());
+  if (!step.is_number_unsigned() || step.get<std::uint64_t>() >
+                                        static_cast<std::uint64_t>(options_.learning.steps)) {
+    fail("{}: step is {}, expected 0 to {}", path, step.dump(), options_.learning.steps);
+  }
+  constexpr double kMost = 1e30;
+  const std::size_t count = learner_.state().gates.size();
+  learner_.restore({.step = step.get<std::int64_t>(),
+                    .gates = numbers(file, path, "gates", count, 0, 1),
+                    .mean = numbers(file, path, "mean", count, -kMost, kMost),
+                    .square = numbers(file, path, "square", count, 0, kMost)});
+}
+
+std::vector<double> rank_saturated(const std::vector<double>& gates,
+                                   const std::vector<double>& scores) {
+  std::vector<std::size_t> saturated;
+  for (std::size_t i = 0; i < gates.size(); ++i) {
+    if (gates[i] > kSaturatedGate) saturated.push_back(i);
+  }
+  std::stable_sort(saturated.begin(), saturated.end(),
+                   [&](std::size_t a, std::size_t b) { return scores[a] < scores[b]; });
+  std::vector<double> ranked = gates;
+  for (std::size_t rank = 0; rank < saturated.size(); ++rank) {
+    ranked[saturated[rank]] = kSaturatedGate + (1 - kSaturatedGate) *
+                                                   static_cast<double>(rank + 1) /
+                                                   static_cast<double>(saturated.size());
+  }
+  return ranked;
+}
+
+}  // namespace sedpa
