@@ -68,6 +68,8 @@ struct HeadPlan {
                              HeadClass streaming);
   /// Heads that stream, over all layers.
   [[nodiscard]] std::int64_t streaming_heads() const;
+  /// 16 hexadecimal digits over its classes and which heads are in which.
+  [[nodiscard]] std::string fingerprint() const;
 };
 
 }  // namespace sedpa

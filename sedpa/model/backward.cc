@@ -158,7 +158,7 @@ std::optional<double> TrainingPass::run(const TrainingDocument& document,
     student_layer(i);
   }
   const double loss = loss_gradient();
-  train_.zero(a_.d_gates);
+  ops_.clear(a_.d_gates);
   for (std::int32_t i = config_.layers - 1; i >= 0; --i) {
     if (!goes_on()) return std::nullopt;
     layer_gradient(i);
@@ -338,8 +338,8 @@ void TrainingPass::layer_gradient(std::int32_t layer) {
   const std::int64_t rows = rows_of(live_[i]);
   attend(layer);
   // Rows that only give keys and values get nothing from behind attention.
-  train_.zero(a_.d_x.range(0, rows));
-  train_.zero(a_.d_windowed.range(0, rows));
+  ops_.clear(a_.d_x.range(0, rows));
+  ops_.clear(a_.d_windowed.range(0, rows));
   for_pieces(live_[i], live_[i + 1], [&](const Piece& piece) {
     const auto scratch = [&](Rows all) { return all.range(0, piece.count); };
     const auto from = [&](Rows all) { return all.range(piece.from, piece.count); };

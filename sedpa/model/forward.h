@@ -6,9 +6,10 @@
 
 namespace sedpa {
 
-/// What looks at the attention of each layer as it passes: head identification does. `qkv` are the
-/// rotated rows of the chunk, `o` what attention made of them, before the output projection. The
-/// layer's input still stands in Activations::x.
+/// What looks at the attention of each layer as it passes, as head identification does, or changes
+/// it, as masking does: `qkv` are the rotated rows of the chunk, `o` what attention made of them,
+/// before the output projection; the layer's input still stands in Activations::x. It may read rows
+/// (Ops::read) and ask for operations on `o`.
 using AttentionObserver = std::function<void(std::int32_t layer, Rows qkv, Rows o)>;
 
 /// One forward pass over the step that `ops.begin_step` was given: the chunk's keys and values are

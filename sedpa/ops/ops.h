@@ -115,6 +115,8 @@ class Ops {
   virtual void commit(Rows qkv, const KvLayer& cache) = 0;
   /// out = silu(gate) * up for rows [gate | up]. gate_up [n, 2 width], out [n, width].
   virtual void swiglu(Rows gate_up, Rows out) = 0;
+  /// out = 0, whatever was there.
+  virtual void clear(Rows out) = 0;
 };
 
 }  // namespace sedpa

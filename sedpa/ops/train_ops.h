@@ -58,7 +58,6 @@ class TrainOps {
   virtual void reserve(const TrainPlan& plan) = 0;
   /// to = from, rounded to nearest even where it is bf16. Same shape.
   virtual void store(Rows from, StoredRows to) = 0;
-  virtual void zero(Rows rows) = 0;
 
   // --- Positions ----------------------------------------------------------------------------
   /// Rotates the query and key heads of qkv [n, qkv_cols] in place, row i at position first + i.

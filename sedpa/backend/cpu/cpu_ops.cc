@@ -110,6 +110,9 @@ class CpuOps final : public Ops {
   }
   void commit(Rows qkv, const KvLayer& cache) override { attention_.commit(qkv, cache); }
   void swiglu(Rows gate_up, Rows out) override { elementwise_.swiglu(gate_up, out); }
+  void clear(Rows out) override {
+    for (std::int64_t i = 0; i < out.rows; ++i) std::fill_n(out.row(i), out.cols, 0.0f);
+  }
 
  private:
   Compute compute_;

@@ -42,11 +42,6 @@ void RowBackward::store(Rows from, StoredRows to) {
   });
 }
 
-void RowBackward::zero(Rows rows) {
-  for_rows(pool_, rows.rows, rows.cols,
-           [&](std::int64_t row) { std::fill_n(rows.row(row), rows.cols, 0.0f); });
-}
-
 void RowBackward::rope(Rows qkv, std::int64_t first, bool forward) {
   if (first < 0 || first + qkv.rows > max_context_) {
     fail("positions {} to {} were asked for, but {} were reserved", first, first + qkv.rows - 1,

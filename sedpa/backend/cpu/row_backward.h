@@ -20,7 +20,6 @@ class RowBackward {
   void reserve(const TrainPlan& plan);
 
   void store(Rows from, StoredRows to);
-  void zero(Rows rows);
   /// `forward` false: turned back.
   void rope(Rows qkv, std::int64_t first, bool forward);
   void mix_heads(Rows gates, StoredRows full, Rows windowed, Rows out);

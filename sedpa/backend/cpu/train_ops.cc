@@ -23,7 +23,6 @@ class CpuTrainOps final : public TrainOps {
     attention_.reserve(plan);
   }
   void store(Rows from, StoredRows to) override { rows_.store(from, to); }
-  void zero(Rows rows) override { rows_.zero(rows); }
 
   void rope(Rows qkv, std::int64_t first) override { rows_.rope(qkv, first, true); }
   void rope_backward(Rows d_qkv, std::int64_t first) override { rows_.rope(d_qkv, first, false); }

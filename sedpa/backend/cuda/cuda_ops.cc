@@ -217,6 +217,7 @@ class CudaOps final : public Ops {
   }
   void commit(Rows qkv, const KvLayer& cache) override { submit(CommitOp{qkv, &cache}); }
   void swiglu(Rows gate_up, Rows out) override { submit(SwigluOp{gate_up, out}); }
+  void clear(Rows out) override { submit(ClearOp{out}); }
 
  private:
   static constexpr std::size_t kPinnedBytes = std::size_t{4} << 20;
@@ -251,6 +252,11 @@ class CudaOps final : public Ops {
     norm(op.x, op.weight, op.width, op.epsilon, op.out, stream_.get());
   }
   void perform(const SwigluOp& op) { cuda::swiglu(op.gate_up, op.out, stream_.get()); }
+  void perform(const ClearOp& op) {
+    check(cudaMemset2DAsync(op.out.data, static_cast<std::size_t>(op.out.stride) * sizeof(float), 0,
+                            static_cast<std::size_t>(op.out.cols) * sizeof(float),
+                            static_cast<std::size_t>(op.out.rows), stream_.get()));
+  }
   void perform(const LinearJob& job) { linear_.run(job); }
   void perform(const MlpJob& job) { linear_.run(job); }
   void perform(const AttentionJob& job) { attention_.run(job); }
@@ -278,9 +284,9 @@ class CudaOps final : public Ops {
     try {
       check(cudaMemsetAsync(batons_.data(), 0, batons_.size(), stream_.get()));
       for (const Launch& launch : launches) {
-        const bool has_baton = !std::holds_alternative<EmbedOp>(launch) &&
-                               !std::holds_alternative<NormOp>(launch) &&
-                               !std::holds_alternative<SwigluOp>(launch);
+        const bool has_baton =
+            !std::holds_alternative<EmbedOp>(launch) && !std::holds_alternative<NormOp>(launch) &&
+            !std::holds_alternative<SwigluOp>(launch) && !std::holds_alternative<ClearOp>(launch);
         if (!has_baton) batons.interrupt();
         perform(launch);
       }
