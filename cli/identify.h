@@ -5,9 +5,18 @@
 
 #include "cli/common.h"
 #include "sedpa/identify/filler_text.h"
+#include "sedpa/identify/gate_learner.h"
 
 // `sedpa identify`: what the methods have in common. Each has a file of its own.
 namespace sedpa::cli {
+
+/// What only the method gates has.
+struct GateOptions {
+  GateLearning learning;
+  std::string resume;
+  std::int64_t checkpoint_every = 100;  // steps
+  bool raw = false;
+};
 
 struct IdentifyOptions {
   ModelOptions model;
@@ -20,10 +29,13 @@ struct IdentifyOptions {
   std::uint64_t seed = 1;
   std::int32_t sink = 128;
   std::int32_t recent = 256;
+  GateOptions gates;
 };
 
 /// Scores heads on prompts that the model only reads: the methods output-error and copy-score.
 void identify_by_scores(const IdentifyOptions& options);
+/// Trains gates: the method gates.
+void identify_by_gates(const IdentifyOptions& options);
 
 /// What --context says, else `usual` or as much of it as the model takes. Throws Error when that
 /// lies within the window, so that no head could lose anything.

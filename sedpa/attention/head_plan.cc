@@ -143,6 +143,18 @@ std::int64_t HeadPlan::streaming_heads() const {
   return total;
 }
 
+std::int64_t HeadPlan::streaming_above(std::span<const double> gates, double gate) const {
+  std::int64_t total = 0;
+  std::size_t begin = 0;  // of the layer's gates
+  for (const LayerHeads& layer : layers) {
+    for (const std::int32_t head : layer.heads(kStreaming)) {
+      if (gates[begin + static_cast<std::size_t>(head)] > gate) ++total;
+    }
+    begin += layer.order.size();
+  }
+  return total;
+}
+
 std::string HeadPlan::fingerprint() const {
   Hash hash;
   for (const HeadClass& c : classes) {

@@ -164,7 +164,8 @@ nlohmann::ordered_json GateTrainer::identity() const {
                                      {"seed", options_.seed},
                                      {"sink", options_.sink},
                                      {"recent", options_.recent}};
-  for (const auto& [key, value] : settings().items()) {
+  const nlohmann::ordered_json made = settings();
+  for (const auto& [key, value] : made.items()) {
     if (key != "steps_done") identity[key] = value;
   }
   return identity;
@@ -189,7 +190,8 @@ void GateTrainer::resume(const std::string& path) {
     fail("{}: its format is not \"{}\"", path, kFormat);
   }
   const nlohmann::json settings = file.value("settings", nlohmann::json::object());
-  for (const auto& [key, expected] : identity().items()) {
+  const nlohmann::ordered_json ours = identity();
+  for (const auto& [key, expected] : ours.items()) {
     const nlohmann::json found = settings.is_object() && settings.contains(key)
                                      ? settings.at(key)
                                      : nlohmann::json();

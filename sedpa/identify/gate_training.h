@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "sedpa/attention/head_plan.h"
 #include "sedpa/engine/engine.h"
 #include "sedpa/format/attention_pattern.h"
 #include "sedpa/identify/gate_learner.h"
@@ -88,8 +89,6 @@ class GateTrainer {
   GateLearner learner_;
 };
 
-/// Gates above this are as good as 1 for training: the loss hardly tells them apart.
-inline constexpr double kSaturatedGate = 0.9;
 /// Gates above kSaturatedGate in the order of `scores` (what a head costs, by another measure),
 /// spread evenly over what lies above it; the others as they are. Both [heads].
 [[nodiscard]] std::vector<double> rank_saturated(const std::vector<double>& gates,

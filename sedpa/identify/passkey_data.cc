@@ -97,7 +97,32 @@ std::string random_words(int count, Random& random) {
   return text;
 }
 
+// What tells a key, in the document and in the answer alike.
+std::string telling(std::string_view owner) { return fmt::format("The secret of {} is: ", owner); }
+
+MarkedText encode_answer(const Tokenizer& tokenizer, std::string_view owner,
+                         std::string_view words) {
+  return encode_marked(tokenizer,
+                       fmt::format("\nWhat is the secret of {}? {}", owner, telling(owner)), words,
+                       ".\n");
+}
+
 }  // namespace
+
+std::int64_t most_answer_tokens(const Tokenizer& tokenizer, int keys, int words) {
+  const auto tokens = [&](std::string_view owner, std::string_view word) {
+    std::string all(word);
+    for (int i = 1; i < words; ++i) all.append(" ").append(word);
+    return std::ssize(encode_answer(tokenizer, owner, all).tokens);
+  };
+  const char* longest = *std::max_element(
+      kWords.begin(), kWords.end(), [&](const char* a, const char* b) {
+        return tokens(kOwners.front(), a) < tokens(kOwners.front(), b);
+      });
+  std::int64_t most = 0;
+  for (const char* owner : kOwners) most = std::max(most, tokens(owner, longest));
+  return keys * most;
+}
 
 PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& filler,
                                   const PasskeyPromptOptions& options, Random& random) {
@@ -125,11 +150,9 @@ PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& 
   std::int64_t needed = std::ssize(intro) + std::ssize(end);
   for (const std::string& owner : owners) {
     Secret secret{.words = random_words(options.words, random), .told = {}, .answer = {}};
-    const std::string sentence = fmt::format("The secret of {} is: ", owner);
-    secret.told = encode_marked(tokenizer, "\n\nRemember this. " + sentence, secret.words, ".\n\n");
-    secret.answer =
-        encode_marked(tokenizer, fmt::format("\nWhat is the secret of {}? {}", owner, sentence),
-                      secret.words, ".\n");
+    secret.told =
+        encode_marked(tokenizer, "\n\nRemember this. " + telling(owner), secret.words, ".\n\n");
+    secret.answer = encode_answer(tokenizer, owner, secret.words);
     needed += std::ssize(secret.told.tokens) + std::ssize(secret.answer.tokens);
     secrets.push_back(std::move(secret));
   }

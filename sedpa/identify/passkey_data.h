@@ -40,6 +40,9 @@ struct PasskeyPromptOptions {
                                                 const PasskeyPromptOptions& options,
                                                 Random& random);
 
+/// The most tokens that the questions and answers of such a prompt have, whatever is drawn.
+[[nodiscard]] std::int64_t most_answer_tokens(const Tokenizer& tokenizer, int keys, int words);
+
 /// A test of one key: a document and the question that a model is to continue.
 struct PasskeyQuestion {
   std::vector<std::int32_t> tokens;
