@@ -19,6 +19,11 @@ std::string text_of(const ordered_json& value) {
   return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 
+// For a message.
+std::string shown(const ordered_json& value) {
+  return value.is_string() ? printable(value.get<std::string>()) : text_of(value);
+}
+
 // Once with bounds, then again with the fields in the order they were written.
 ordered_json parse_line(std::string_view text, const std::string& name) {
   if (!parse_json(text, name).is_object()) fail("{}: expected a JSON object", name);
@@ -60,12 +65,12 @@ void CaseLog::take_up(const ordered_json& settings) {
     }
     const ordered_json& found = object["settings"];
     for (const auto& [name, value] : settings.items()) {
-      const std::string was = found.contains(name) ? text_of(found[name]) : "not there";
-      if (was != text_of(value)) {
+      const ordered_json was = found.value(name, ordered_json());
+      if (text_of(was) != text_of(value)) {
         fail(
             "{}: the results in it have other settings: {} is {}, this run's is {}; name another "
             "file",
-            path_, name, printable(was), text_of(value));
+            path_, name, shown(was), shown(value));
       }
     }
   }

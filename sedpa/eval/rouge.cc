@@ -4,8 +4,12 @@
 #include <map>
 #include <string>
 
+#include "sedpa/eval/porter_stemmer.h"
+
 namespace sedpa {
 namespace {
+
+constexpr std::size_t kUnstemmed = 3;  // letters
 
 struct Words {
   std::map<std::string, int> counts;
@@ -23,7 +27,7 @@ Words words_of(std::string_view text) {
   std::string word;
   const auto finish = [&] {
     if (word.empty()) return;
-    ++words.counts[word];
+    ++words.counts[word.size() > kUnstemmed ? porter_stem(word) : word];
     ++words.total;
     word.clear();
   };

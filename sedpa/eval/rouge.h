@@ -11,8 +11,9 @@ struct Rouge1 {
   double f_measure = 0;  // harmonic mean of both
 };
 
-/// Words are runs of ASCII letters and digits, compared without regard to case and as they stand:
-/// they are not stemmed. All 0 when either text has none.
+/// Words are runs of ASCII letters and digits in lower case; those of more than three letters are
+/// stemmed, as the published needle tests do (the Python package rouge-score). All 0 when either
+/// text has no words.
 [[nodiscard]] Rouge1 rouge1(std::string_view reference, std::string_view text);
 
 }  // namespace sedpa
