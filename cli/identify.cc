@@ -40,6 +40,13 @@ std::vector<CLI::Option*> add_gate_options(CLI::App& command, GateOptions& optio
           ->capture_default_str()
           ->type_name("N"),
       command
+          .add_option("--shortest", options.shortest,
+                      "tokens of the shortest document; the longest has --context, and 50 lengths "
+                      "are drawn from")
+          ->check(CLI::Range(1, 1 << 30))
+          ->capture_default_str()
+          ->type_name("N"),
+      command
           .add_option("--lr", options.learning.learning_rate,
                       "learning rate, after the first and before the last fifth of the steps")
           ->check(positive_number())

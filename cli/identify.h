@@ -13,6 +13,7 @@ namespace sedpa::cli {
 /// What only the method gates has.
 struct GateOptions {
   GateLearning learning;
+  std::int64_t shortest = 1000;  // tokens of a document
   std::string resume;
   std::int64_t checkpoint_every = 100;  // steps
   bool raw = false;

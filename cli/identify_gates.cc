@@ -21,7 +21,7 @@ using nlohmann::ordered_json;
 constexpr double kReportedSparsities[] = {0.25, 0.5, 0.75, 0.85};
 /// Of a prompt that saturated gates are ranked by.
 constexpr std::int64_t kMostRankingTokens = 8192;
-constexpr std::int64_t kFewRankingTokens = 4096;  // below it one prompt, as short ones hold few keys
+constexpr std::int64_t kFewRankingTokens = 4096;  // below it one prompt, not four from a quarter on
 
 std::string checkpoint_path(const std::string& directory) {
   return (std::filesystem::path(directory) / "gate_training.json").string();
@@ -35,6 +35,7 @@ class GateRun {
         engine_(open_engine(options.model)),
         training_{
             .learning = options.gates.learning,
+            .shortest = options.gates.shortest,
             .context = identify_context(options, engine_->config(),
                                         engine_->config().trained_context),
             .seed = options.seed,
@@ -44,7 +45,7 @@ class GateRun {
         filler_(FillerText::read(engine_->tokenizer(), text_or_shipped(options.text))) {
     check_gate_training(*engine_, filler_, training_);
     check_writable(options.output);
-    load(*engine_, GateTrainer::plan(*engine_, training_), "use a smaller --context");
+    load(*engine_, GateTrainer::plan(*engine_, filler_, training_), "use a smaller --context");
   }
 
   void run() {
@@ -120,13 +121,15 @@ class GateRun {
 
   /// Training hardly tells saturated gates apart: what each head's output loses does.
   void rank() {
-    const HeadScoringOptions scoring{
-        .context = std::min(training_.context, kMostRankingTokens),
-        .prompts = training_.context < kFewRankingTokens ? 1 : 4,
-        .seed = training_.seed,
-        .sink = training_.sink,
-        .recent = training_.recent,
-        .chunk = training_.chunk};
+    HeadScoringOptions scoring{.context = std::min(training_.context, kMostRankingTokens),
+                               .prompts = training_.context < kFewRankingTokens ? 1 : 4,
+                               .seed = training_.seed,
+                               .sink = training_.sink,
+                               .recent = training_.recent,
+                               .chunk = training_.chunk};
+    // As few keys as the documents hold, so that a prompt is never too short.
+    const std::int64_t shortest = scoring.prompts == 1 ? scoring.context : scoring.context / 4;
+    scoring.keys = GateDocuments(engine_->tokenizer(), filler_, training_).keys_in(shortest);
     ProgressBar bar("ranking");
     const HeadScores scores = score_by_output_error(
         *engine_, filler_, scoring, [&](std::int64_t done, std::int64_t total) {

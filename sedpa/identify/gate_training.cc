@@ -14,35 +14,13 @@ namespace {
 
 constexpr const char* kFormat = "sedpa gate training 1";
 
-/// Short documents hold fewer keys, so that most of them is still text.
-int keys_in(std::int64_t tokens, const GateTrainingOptions& options) {
-  const std::int64_t tokens_for_a_key = 8 * std::int64_t{options.words};
-  return static_cast<int>(
-      std::clamp<std::int64_t>(tokens / tokens_for_a_key, 1, std::max(options.keys, 1)));
-}
-
-GateDocument make_document(const Tokenizer& tokenizer, const FillerText& filler,
-                           const GateTrainingOptions& options, std::int64_t tokens,
-                           Random& random) {
-  PasskeyPrompt prompt = make_passkey_prompt(
-      tokenizer, filler,
-      {.tokens = tokens, .keys = keys_in(tokens, options), .words = options.words}, random);
-  GateDocument document{.tokens = std::move(prompt.tokens), .rows = {}};
-  for (const HiddenKey& key : prompt.keys) {
-    for (std::int64_t i = 0; i < key.count; ++i) document.rows.push_back(key.answer + i - 1);
-  }
-  return document;
-}
-
-TrainingOptions training_options(const Engine& engine, const GateTrainingOptions& options) {
-  const std::int64_t chunk =
-      options.chunk > 0 ? options.chunk : engine.ops().traits().chunk_tokens;
+TrainingOptions training_options(const Engine& engine, const GateDocuments& documents,
+                                 const GateTrainingOptions& options) {
   return {.heads = engine.full_plan(),
           .window = HeadClass::window(options.sink, 0, options.recent),
           .context = options.context,
-          .span = std::min(options.context,
-                           most_answer_tokens(engine.tokenizer(), options.keys, options.words)),
-          .chunk = std::min(chunk, options.context),
+          .span = documents.span(),
+          .chunk = options.chunk > 0 ? options.chunk : engine.ops().traits().chunk_tokens,
           .kv = options.kv};
 }
 
@@ -66,16 +44,43 @@ std::vector<double> numbers(const nlohmann::json& file, const std::string& path,
 
 }  // namespace
 
-GateDocument make_gate_document(const Tokenizer& tokenizer, const FillerText& filler,
-                                const GateTrainingOptions& options, std::int64_t step) {
-  Random random(mix_seed({options.seed, static_cast<std::uint64_t>(step)}));
-  const std::int64_t shortest = std::min(options.shortest, options.context);
-  const std::int64_t interval = random.below(options.intervals);
+GateDocuments::GateDocuments(const Tokenizer& tokenizer, const FillerText& filler,
+                             const GateTrainingOptions& options)
+    : tokenizer_(tokenizer),
+      filler_(filler),
+      options_(options),
+      answer_tokens_(most_answer_tokens(tokenizer, 1, options.words)) {}
+
+std::int64_t GateDocuments::span() const {
+  return std::min(options_.context, options_.keys * answer_tokens_);
+}
+
+int GateDocuments::keys_in(std::int64_t tokens) const {
+  // A key is told and answered.
+  return static_cast<int>(
+      std::clamp<std::int64_t>(tokens / (4 * answer_tokens_), 1, std::max(options_.keys, 1)));
+}
+
+GateDocument GateDocuments::of_length(std::int64_t tokens, Random& random) const {
+  PasskeyPrompt prompt = make_passkey_prompt(
+      tokenizer_, filler_, {.tokens = tokens, .keys = keys_in(tokens), .words = options_.words},
+      random);
+  GateDocument document{.tokens = std::move(prompt.tokens), .rows = {}};
+  for (const HiddenKey& key : prompt.keys) {
+    for (std::int64_t i = 0; i < key.count; ++i) document.rows.push_back(key.answer + i - 1);
+  }
+  return document;
+}
+
+GateDocument GateDocuments::of_step(std::int64_t step) const {
+  Random random(mix_seed({options_.seed, static_cast<std::uint64_t>(step)}));
+  const std::int64_t shortest = std::min(options_.shortest, options_.context);
+  const std::int64_t interval = random.below(options_.intervals);
   const std::int64_t tokens =
-      options.intervals == 1
-          ? options.context
-          : shortest + (options.context - shortest) * interval / (options.intervals - 1);
-  return make_document(tokenizer, filler, options, tokens, random);
+      options_.intervals == 1
+          ? options_.context
+          : shortest + (options_.context - shortest) * interval / (options_.intervals - 1);
+  return of_length(tokens, random);
 }
 
 void check_gate_training(const Engine& engine, const FillerText& filler,
@@ -93,14 +98,17 @@ void check_gate_training(const Engine& engine, const FillerText& filler,
     fail("a context of {} tokens lies within the window of {} + {}: no head can lose anything",
          options.context, options.sink, options.recent);
   }
+  const GateDocuments documents(engine.tokenizer(), filler, options);
   for (const std::int64_t tokens : {std::min(options.shortest, options.context), options.context}) {
     Random random(options.seed);
-    (void)make_document(engine.tokenizer(), filler, options, tokens, random);
+    (void)documents.of_length(tokens, random);
   }
 }
 
-MemoryPlan GateTrainer::plan(const Engine& engine, const GateTrainingOptions& options) {
-  const TrainingOptions training = training_options(engine, options);
+MemoryPlan GateTrainer::plan(const Engine& engine, const FillerText& filler,
+                             const GateTrainingOptions& options) {
+  const TrainingOptions training = training_options(
+      engine, GateDocuments(engine.tokenizer(), filler, options), options);
   return {.weight_bytes = engine.weight_plan().weight_bytes,
           .kv_bytes = TrainingPass::kv_geometry(engine.config(), training).bytes(),
           .scratch_bytes = TrainingPass::bytes(engine.config(), training, engine.ops())};
@@ -111,15 +119,15 @@ GateTrainer::GateTrainer(Engine& engine, const FillerText& filler,
     : engine_(engine),
       filler_(filler),
       options_(options),
-      pass_(engine.ops(), engine.model(), training_options(engine, options)),
+      documents_(engine.tokenizer(), filler, options),
+      pass_(engine.ops(), engine.model(), training_options(engine, documents_, options)),
       learner_(static_cast<std::size_t>(engine.config().layers) *
                    static_cast<std::size_t>(engine.config().kv_heads),
                options.learning) {}
 
 std::optional<GateTrainer::Step> GateTrainer::step(const std::function<bool()>& go_on) {
   const GateLearner::State& state = learner_.state();
-  const GateDocument document =
-      make_gate_document(engine_.tokenizer(), filler_, options_, state.step);
+  const GateDocument document = documents_.of_step(state.step);
   const std::vector<float> gates(state.gates.begin(), state.gates.end());
   std::vector<float> d_gates(gates.size());
   const std::optional<double> loss =

@@ -36,11 +36,28 @@ struct GateDocument {
   std::vector<std::int32_t> tokens;
   std::vector<std::int64_t> rows;
 };
-/// The document of a step (from 0). It depends on nothing else, so that training can go on from
-/// anywhere. Throws Error when the text or the document is too short.
-[[nodiscard]] GateDocument make_gate_document(const Tokenizer& tokenizer, const FillerText& filler,
-                                              const GateTrainingOptions& options,
-                                              std::int64_t step);
+/// Makes them. Both arguments must outlive it.
+class GateDocuments {
+ public:
+  GateDocuments(const Tokenizer& tokenizer, const FillerText& filler,
+                const GateTrainingOptions& options);
+
+  /// The document of a step, from 0. It depends on nothing else, so that training can go on from
+  /// anywhere. Throws Error when the text or the document is too short.
+  [[nodiscard]] GateDocument of_step(std::int64_t step) const;
+  /// Keys of a document of so many tokens, half of which belong to keys at most.
+  [[nodiscard]] int keys_in(std::int64_t tokens) const;
+  /// A document of so many tokens.
+  [[nodiscard]] GateDocument of_length(std::int64_t tokens, Random& random) const;
+  /// The most tokens from a document's first counted row to its last.
+  [[nodiscard]] std::int64_t span() const;
+
+ private:
+  const Tokenizer& tokenizer_;
+  const FillerText& filler_;
+  GateTrainingOptions options_;
+  std::int64_t answer_tokens_;  // of one key, at most
+};
 
 /// Finds before the weights are loaded what would fail later. Throws Error when a size is out of
 /// range, the context lies within the window or beyond the model's own, or the text is too short.
@@ -58,7 +75,8 @@ class GateTrainer {
   /// `filler` must outlive it.
   GateTrainer(Engine& engine, const FillerText& filler, const GateTrainingOptions& options);
   /// What loading and training would allocate.
-  [[nodiscard]] static MemoryPlan plan(const Engine& engine, const GateTrainingOptions& options);
+  [[nodiscard]] static MemoryPlan plan(const Engine& engine, const FillerText& filler,
+                                       const GateTrainingOptions& options);
 
   [[nodiscard]] const GateLearner& learner() const { return learner_; }
   [[nodiscard]] bool done() const {
@@ -85,6 +103,7 @@ class GateTrainer {
   Engine& engine_;
   const FillerText& filler_;
   GateTrainingOptions options_;
+  GateDocuments documents_;
   TrainingPass pass_;
   GateLearner learner_;
 };
