@@ -68,8 +68,9 @@ std::vector<CLI::Option*> add_gate_options(CLI::App& command, GateOptions& optio
           .add_option("--resume", options.resume,
                       "go on from such a file, with the same model, text and settings")
           ->type_name("FILE"),
-      command.add_flag("--raw-gates", options.raw,
-                       "leave gates above 0.9 as trained, instead of ranking them by output error")};
+      command.add_flag(
+          "--raw-gates", options.raw,
+          "leave gates above 0.9 as trained, instead of ranking them by output error")};
   for (CLI::Option* option : all) option->group("Training gates");
   return all;
 }
@@ -138,8 +139,8 @@ void add_identify(CLI::App& app) {
     const bool gates = options->method == "gates";
     for (const CLI::Option* option : gates ? of_scores : of_gates) {
       if (option->count() > 0) {
-        throw UsageError(fmt::format("{} means nothing to --method {}", option->get_name(),
-                                     options->method));
+        throw UsageError(
+            fmt::format("{} means nothing to --method {}", option->get_name(), options->method));
       }
     }
     gates ? identify_by_gates(*options) : identify_by_scores(*options);

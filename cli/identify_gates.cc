@@ -33,15 +33,14 @@ class GateRun {
   explicit GateRun(const IdentifyOptions& options)
       : options_(options),
         engine_(open_engine(options.model)),
-        training_{
-            .learning = options.gates.learning,
-            .shortest = options.gates.shortest,
-            .context = identify_context(options, engine_->config(),
-                                        engine_->config().trained_context),
-            .seed = options.seed,
-            .sink = options.sink,
-            .recent = options.recent,
-            .chunk = options.chunk},
+        training_{.learning = options.gates.learning,
+                  .shortest = options.gates.shortest,
+                  .context = identify_context(options, engine_->config(),
+                                              engine_->config().trained_context),
+                  .seed = options.seed,
+                  .sink = options.sink,
+                  .recent = options.recent,
+                  .chunk = options.chunk},
         filler_(FillerText::read(engine_->tokenizer(), text_or_shipped(options.text))) {
     check_gate_training(*engine_, filler_, training_);
     check_writable(options.output);
@@ -51,9 +50,8 @@ class GateRun {
   void run() {
     const auto start = Clock::now();
     train();
-    const std::int64_t saturated =
-        std::count_if(pattern_.gates.begin(), pattern_.gates.end(),
-                      [](double gate) { return gate > kSaturatedGate; });
+    const std::int64_t saturated = std::count_if(pattern_.gates.begin(), pattern_.gates.end(),
+                                                 [](double gate) { return gate > kSaturatedGate; });
     settings_["saturated_gates"] = saturated;
     if (saturated > 1 && !options_.gates.raw) {
       rank();
@@ -113,10 +111,9 @@ class GateRun {
                   {"mean_gate", mean_gate},
                   {"steps_per_second", rate}});
     }
-    bar.update(static_cast<std::uint64_t>(steps_),
-             static_cast<std::uint64_t>(training_.learning.steps),
-             fmt::format("loss {:.3g}, mean gate {:.3f}, {:.2f} steps/s", step.loss, mean_gate,
-                         rate));
+    bar.update(
+        static_cast<std::uint64_t>(steps_), static_cast<std::uint64_t>(training_.learning.steps),
+        fmt::format("loss {:.3g}, mean gate {:.3f}, {:.2f} steps/s", step.loss, mean_gate, rate));
   }
 
   /// Training hardly tells saturated gates apart: what each head's output loses does.
@@ -154,8 +151,9 @@ class GateRun {
                                HeadClass::window(training_.sink, 0, training_.recent));
       const std::int64_t cut = plan.streaming_above(pattern_.gates, kSaturatedGate);
       cuts[fmt::format("{}", sparsity)] = cut;
-      lines += fmt::format("At sparsity {:.2f} {} of the {} heads that stream have gates above {}.\n",
-                           sparsity, cut, plan.streaming_heads(), kSaturatedGate);
+      lines +=
+          fmt::format("At sparsity {:.2f} {} of the {} heads that stream have gates above {}.\n",
+                      sparsity, cut, plan.streaming_heads(), kSaturatedGate);
     }
     if (options_.model.json) {
       print_json({{"model", engine_->model_path()},

@@ -187,8 +187,8 @@ void Engine::check_memory(const SessionOptions& options) const {
   const std::int64_t context = largest_context(options, limit);
   check_memory(planned,
                fmt::format("{}, --kv q8 or q4, or a higher --sparsity",
-                           context > 0 ? fmt::format("use a --context of {} at most instead of {}", context,
-                                                     options.context)
+                           context > 0 ? fmt::format("use a --context of {} at most instead of {}",
+                                                     context, options.context)
                                        : std::string("use a smaller model")));
 }
 

@@ -20,10 +20,10 @@ struct GateLearning {
 class GateLearner {
  public:
   struct State {
-    std::int64_t step = 0;             // steps made
-    std::vector<double> gates;         // in [0, 1]
-    std::vector<double> mean;          // of gradients, decaying
-    std::vector<double> square;        // of their squares, >= 0
+    std::int64_t step = 0;       // steps made
+    std::vector<double> gates;   // in [0, 1]
+    std::vector<double> mean;    // of gradients, decaying
+    std::vector<double> square;  // of their squares, >= 0
 
     friend bool operator==(const State&, const State&) = default;
   };

@@ -107,8 +107,8 @@ void check_gate_training(const Engine& engine, const FillerText& filler,
 
 MemoryPlan GateTrainer::plan(const Engine& engine, const FillerText& filler,
                              const GateTrainingOptions& options) {
-  const TrainingOptions training = training_options(
-      engine, GateDocuments(engine.tokenizer(), filler, options), options);
+  const TrainingOptions training =
+      training_options(engine, GateDocuments(engine.tokenizer(), filler, options), options);
   return {.weight_bytes = engine.weight_plan().weight_bytes,
           .kv_bytes = TrainingPass::kv_geometry(engine.config(), training).bytes(),
           .scratch_bytes = TrainingPass::bytes(engine.config(), training, engine.ops())};
@@ -181,9 +181,9 @@ nlohmann::ordered_json GateTrainer::identity() const {
 
 void GateTrainer::save(const std::string& path) const {
   const GateLearner::State& state = learner_.state();
-  const nlohmann::ordered_json all = {{"format", kFormat},     {"settings", identity()},
-                                      {"step", state.step},    {"gates", state.gates},
-                                      {"mean", state.mean},    {"square", state.square}};
+  const nlohmann::ordered_json all = {{"format", kFormat},  {"settings", identity()},
+                                      {"step", state.step}, {"gates", state.gates},
+                                      {"mean", state.mean}, {"square", state.square}};
   AtomicFile file(path);
   file.write(all.dump(1) + "\n");
   file.commit();
@@ -200,16 +200,15 @@ void GateTrainer::resume(const std::string& path) {
   const nlohmann::json settings = file.value("settings", nlohmann::json::object());
   const nlohmann::ordered_json ours = identity();
   for (const auto& [key, expected] : ours.items()) {
-    const nlohmann::json found = settings.is_object() && settings.contains(key)
-                                     ? settings.at(key)
-                                     : nlohmann::json();
+    const nlohmann::json found =
+        settings.is_object() && settings.contains(key) ? settings.at(key) : nlohmann::json();
     if (found != nlohmann::json(expected)) {
       fail("{}: it was made with {} {}, expected {}", path, key, found.dump(), expected.dump());
     }
   }
   const nlohmann::json step = file.value("step", nlohmann::json());
-  if (!step.is_number_unsigned() || step.get<std::uint64_t>() >
-                                        static_cast<std::uint64_t>(options_.learning.steps)) {
+  if (!step.is_number_unsigned() ||
+      step.get<std::uint64_t>() > static_cast<std::uint64_t>(options_.learning.steps)) {
     fail("{}: step is {}, expected 0 to {}", path, step.dump(), options_.learning.steps);
   }
   constexpr double kMost = 1e30;

@@ -71,17 +71,15 @@ class GateTrainer {
     double loss = 0;  // the mean squared error, without the regularisation
   };
 
-  /// Allocates everything. The engine must be loaded; its sessions of before must not be used after.
-  /// `filler` must outlive it.
+  /// Allocates everything. The engine must be loaded; its sessions of before must not be used
+  /// after. `filler` must outlive it.
   GateTrainer(Engine& engine, const FillerText& filler, const GateTrainingOptions& options);
   /// What loading and training would allocate.
   [[nodiscard]] static MemoryPlan plan(const Engine& engine, const FillerText& filler,
                                        const GateTrainingOptions& options);
 
   [[nodiscard]] const GateLearner& learner() const { return learner_; }
-  [[nodiscard]] bool done() const {
-    return learner_.state().step >= options_.learning.steps;
-  }
+  [[nodiscard]] bool done() const { return learner_.state().step >= options_.learning.steps; }
   /// One document and one step. Empty, and nothing has changed, when `go_on` said no. Throws Error
   /// naming the step when the loss or a gradient is not a number; the gates are then the last good
   /// ones.

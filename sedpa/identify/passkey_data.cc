@@ -115,8 +115,8 @@ std::int64_t most_answer_tokens(const Tokenizer& tokenizer, int keys, int words)
     for (int i = 1; i < words; ++i) all.append(" ").append(word);
     return std::ssize(encode_answer(tokenizer, owner, all).tokens);
   };
-  const char* longest = *std::max_element(
-      kWords.begin(), kWords.end(), [&](const char* a, const char* b) {
+  const char* longest =
+      *std::max_element(kWords.begin(), kWords.end(), [&](const char* a, const char* b) {
         return tokens(kOwners.front(), a) < tokens(kOwners.front(), b);
       });
   std::int64_t most = 0;

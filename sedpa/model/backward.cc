@@ -15,7 +15,8 @@ std::int64_t rows_of(const LiveRows& live) {
   return rows;
 }
 
-/// The most rows of a layer's input that can reach a counted row; `layer` = layers: those themselves.
+/// The most rows of a layer's input that can reach a counted row; `layer` = layers: those
+/// themselves.
 std::int64_t most_rows(const ModelConfig& config, const TrainingOptions& options,
                        std::int32_t layer) {
   if (layer == config.layers) return options.span;
@@ -68,8 +69,8 @@ TrainingOptions checked(TrainingOptions options) {
 }  // namespace
 
 template <class Take>
-TrainingPass::Areas TrainingPass::lay_out(const ModelConfig& config,
-                                          const TrainingOptions& options, const Take& take) {
+TrainingPass::Areas TrainingPass::lay_out(const ModelConfig& config, const TrainingOptions& options,
+                                          const Take& take) {
   const AttentionShape shape = config.attention();
   const auto rows = [&](std::int64_t count, std::int64_t cols) {
     std::byte* data = take(static_cast<std::size_t>(count * cols) * sizeof(float));
@@ -80,9 +81,8 @@ TrainingPass::Areas TrainingPass::lay_out(const ModelConfig& config,
   for (std::int32_t i = 0; i <= config.layers; ++i) {
     areas.inputs.push_back(rows(most_rows(config, options, i), config.width));
     if (i == config.layers) break;
-    const StoredRows kept{.dtype = options.kept,
-                          .rows = most_rows(config, options, i + 1),
-                          .cols = shape.out_cols()};
+    const StoredRows kept{
+        .dtype = options.kept, .rows = most_rows(config, options, i + 1), .cols = shape.out_cols()};
     areas.kept.push_back(kept);
     areas.kept.back().data =
         take(static_cast<std::size_t>(kept.rows * row_bytes(kept.dtype, kept.cols)));
@@ -207,7 +207,8 @@ void TrainingPass::plan_rows(const TrainingDocument& document) {
   }
 }
 
-/// Calls body(Piece) for all rows of `to`, which are among those of `from`, a chunk at most at once.
+/// Calls body(Piece) for all rows of `to`, which are among those of `from`, a chunk at most at
+/// once.
 template <class Body>
 void TrainingPass::for_pieces(const LiveRows& from, const LiveRows& to, const Body& body) const {
   std::int64_t to_begin = 0;
@@ -256,8 +257,8 @@ bool TrainingPass::teach(const TrainingDocument& document, const std::function<b
     const std::int64_t count = std::min(options_.chunk, end - past);
     const StepKey key{.tokens = count,
                       .logit_rows = std::clamp<std::int64_t>(past + count - first_row, 0, count)};
-    const auto tokens = document.tokens.subspan(static_cast<std::size_t>(past),
-                                                static_cast<std::size_t>(count));
+    const auto tokens =
+        document.tokens.subspan(static_cast<std::size_t>(past), static_cast<std::size_t>(count));
     ops_.begin_step({.tokens = tokens, .past = past}, cache_);
     ops_.run(key, [&] {
       forward(ops_, model_, cache_, activations_, key, [&](std::int32_t layer, Rows, Rows o) {

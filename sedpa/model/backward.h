@@ -31,13 +31,13 @@
 namespace sedpa {
 
 struct TrainingOptions {
-  HeadPlan heads;               // of the teacher: full, or what the model itself has
-  HeadClass window;             // of the student's other half; middle = 0
-  std::int64_t context = 0;     // tokens of the longest document
-  std::int64_t span = 0;        // the most tokens from the first counted row to the last, inclusive
-  std::int64_t chunk = 512;     // rows that linears take at once
-  KvDtype kv = KvDtype::f16;    // the teacher's cache
-  Dtype kept = Dtype::bf16;     // the teacher's attention outputs: bf16 or f32
+  HeadPlan heads;             // of the teacher: full, or what the model itself has
+  HeadClass window;           // of the student's other half; middle = 0
+  std::int64_t context = 0;   // tokens of the longest document
+  std::int64_t span = 0;      // the most tokens from the first counted row to the last, inclusive
+  std::int64_t chunk = 512;   // rows that linears take at once
+  KvDtype kv = KvDtype::f16;  // the teacher's cache
+  Dtype kept = Dtype::bf16;   // the teacher's attention outputs: bf16 or f32
 };
 
 /// What one pass reads: the counted rows, ascending positions of `tokens`.
@@ -75,7 +75,7 @@ class TrainingPass {
  private:
   /// Memory, for the most rows that there can be.
   struct Areas {
-    std::vector<Rows> inputs;      // of layers, [rows of live_, width]; last: the model's own output
+    std::vector<Rows> inputs;  // of layers, [rows of live_, width]; last: the model's own output
     std::vector<StoredRows> kept;  // the teacher's heads, [rows of the next live_, out_cols]
     Rows target;                   // the teacher's last hidden states, [counted rows, width]
     Rows hidden;                   // the student's, then their gradient

@@ -88,8 +88,8 @@ class TrainOps {
                                   Rows d_gates, Rows d_windowed) = 0;
 
   // --- Mirrors of the forward operations ----------------------------------------------------
-  /// d_x = residual + (d out / d x)' d_out for out = rms_norm(x). residual's data may be null: none.
-  /// d_x may be residual or d_out.
+  /// d_x = residual + (d out / d x)' d_out for out = rms_norm(x). residual's data may be null:
+  /// none. d_x may be residual or d_out.
   virtual void rms_norm_backward(Rows x, const Vector& weight, float eps, Rows d_out, Rows residual,
                                  Rows d_x) = 0;
   /// The same for each head vector of weight.size numbers in a row, without a residual. d_x may be

@@ -26,9 +26,9 @@ class GateCommand : public testing::Test {
   [[nodiscard]] Words command(const std::string& output, const Words& more = {}) const {
     // A byte is a token of this model.
     std::map<std::string, std::string> options = {
-        {"-m", model_},       {"--text", text_},      {"-o", output},
+        {"-m", model_},        {"--text", text_},      {"-o", output},
         {"--context", "1700"}, {"--shortest", "1300"}, {"--sink", "8"},
-        {"--recent", "24"},   {"--threads", "2"},     {"--method", "gates"}};
+        {"--recent", "24"},    {"--threads", "2"},     {"--method", "gates"}};
     for (std::size_t i = 0; i < more.size(); i += 2) options[more[i]] = more[i + 1];
     Words words = {"identify", "--json"};
     for (const auto& [name, value] : options) {
@@ -85,8 +85,8 @@ TEST_F(GateCommand, TrainsWritesAPatternAndGoesOn) {
                           "steps", "steps_done", "learning_rate", "regularization"}) {
     EXPECT_TRUE(config.contains(key)) << key;
   }
-  const Outcome used = run_sedpa(
-      {"generate", "-m", model_, "-p", "Hello", "-n", "2", "--pattern", whole, "--json"});
+  const Outcome used =
+      run_sedpa({"generate", "-m", model_, "-p", "Hello", "-n", "2", "--pattern", whole, "--json"});
   EXPECT_EQ(used.exit_code, 0) << used.error;
 
   // The same again, and taken up where nothing is left to do.

@@ -187,8 +187,7 @@ TEST_F(TinyGateTraining, DocumentsCountTheRowsThatPredictAnswers) {
     const std::size_t told = text.find(" is: " + answer + ".\n\n");
     ASSERT_NE(told, std::string::npos) << answer;
     EXPECT_NE(text.find(" is: " + answer + ".\n", told + 1), std::string::npos);
-    EXPECT_LE(document.rows.back() + 1 - document.rows.front(),
-              documents.span());
+    EXPECT_LE(document.rows.back() + 1 - document.rows.front(), documents.span());
     EXPECT_EQ(documents.of_step(step).tokens, document.tokens);
   }
   std::sort(lengths.begin(), lengths.end());

@@ -133,7 +133,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"llama", HeadClass::window(4, 0, 16), 50, {30, 31, 32, 33}, 64},
         // A window of one token, sinks alone beside it.
         Case{"llama", HeadClass::window(2, 0, 1), 40, {20, 39}, 16},
-        Case{"qwen3", HeadClass::window(3, 0, 6), 60, {50, 51, 57}, 16},      // norms of heads
+        Case{"qwen3", HeadClass::window(3, 0, 6), 60, {50, 51, 57}, 16},       // norms of heads
         Case{"qwen2-f16.gguf", HeadClass::window(2, 0, 6), 60, {50, 59}, 32},  // biases
         Case{"llama-yarn", HeadClass::window(2, 0, 9), 70, {60, 61, 69}, 32},
         Case{"mistral", HeadClass::window(2, 0, 4), 50, {40, 44}, 16}),  // its own sliding window
@@ -145,10 +145,8 @@ TEST(TrainingPass, RefusesWhatItCannotRead) {
   engine_options.threads = 1;
   Engine engine(engine_options);
   engine.load();
-  TrainingOptions options{.heads = engine.full_plan(),
-                          .window = HeadClass::window(2, 0, 4),
-                          .context = 20,
-                          .span = 5};
+  TrainingOptions options{
+      .heads = engine.full_plan(), .window = HeadClass::window(2, 0, 4), .context = 20, .span = 5};
   TrainingPass pass(engine.ops(), engine.model(), options);
   const std::vector<std::int32_t> tokens(21, 1);
   const std::vector<float> gates(4, 1.0f);

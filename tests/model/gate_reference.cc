@@ -106,10 +106,10 @@ Matrix GateReference::head_norms_backward(const Layer& layer, const Matrix& raw,
   const AttentionShape shape = config_.attention();
   Matrix d_raw = d;
   const auto norm = [&](std::int64_t begin, std::int64_t end, const std::vector<float>& weight) {
-    set_columns(d_raw, begin,
-                reference::rms_norm_backward(columns(raw, begin, end - begin), weight,
-                                             config_.norm_epsilon, shape.head_dim,
-                                             columns(d, begin, end - begin)));
+    set_columns(
+        d_raw, begin,
+        reference::rms_norm_backward(columns(raw, begin, end - begin), weight, config_.norm_epsilon,
+                                     shape.head_dim, columns(d, begin, end - begin)));
   };
   norm(0, shape.key_begin(), layer.query_norm);
   norm(shape.key_begin(), shape.value_begin(), layer.key_norm);
@@ -136,13 +136,12 @@ Matrix GateReference::hidden(const Matrix& x, std::span<const std::int64_t> rows
   return some;
 }
 
-double GateReference::loss(std::span<const std::int32_t> tokens,
-                           std::span<const std::int64_t> rows, const HeadClass& window,
-                           std::span<const double> gates, std::vector<double>* d_gates) const {
+double GateReference::loss(std::span<const std::int32_t> tokens, std::span<const std::int64_t> rows,
+                           const HeadClass& window, std::span<const double> gates,
+                           std::vector<double>* d_gates) const {
   const AttentionShape shape = config_.attention();
-  const HeadClass native = config_.sliding_window
-                               ? HeadClass::window(0, 0, *config_.sliding_window)
-                               : HeadClass{};
+  const HeadClass native =
+      config_.sliding_window ? HeadClass::window(0, 0, *config_.sliding_window) : HeadClass{};
   const auto kv_heads = static_cast<std::size_t>(config_.kv_heads);
   const double eps = config_.norm_epsilon;
   Matrix teacher = reference::embed(embedding_, tokens);
@@ -158,8 +157,8 @@ double GateReference::loss(std::span<const std::int32_t> tokens,
     keep.x = student;
     keep.heads = heads(layers_[i], student, &keep.raw_heads);
     keep.windowed = reference::sequence_attention(shape, window, keep.heads).out;
-    const Matrix o = reference::mix_heads(gates.subspan(i * kv_heads, kv_heads), full.back(),
-                                          keep.windowed);
+    const Matrix o =
+        reference::mix_heads(gates.subspan(i * kv_heads, kv_heads), full.back(), keep.windowed);
     student = finish(layers_[i], student, o, &keep);
   }
   const Matrix last = hidden(student, rows);
@@ -172,9 +171,8 @@ double GateReference::loss(std::span<const std::int32_t> tokens,
     return reference::multiply(reference::transposed(w), d);
   };
   d_gates->assign(gates.size(), 0.0);
-  const Matrix d_last =
-      reference::rms_norm_backward(last, output_norm_, eps, last.cols,
-                                   reference::mean_squared_error_backward(ours, target));
+  const Matrix d_last = reference::rms_norm_backward(
+      last, output_norm_, eps, last.cols, reference::mean_squared_error_backward(ours, target));
   Matrix d(student.rows, student.cols);
   for (std::size_t r = 0; r < rows.size(); ++r) {
     std::copy_n(d_last.row(static_cast<std::int64_t>(r)), d.cols, d.row(rows[r]));
@@ -188,8 +186,7 @@ double GateReference::loss(std::span<const std::int32_t> tokens,
     const Matrix d_windowed = reference::mix_heads_backward(
         gates.subspan(i * kv_heads, kv_heads), full[i], keep.windowed, back(layer.output, d),
         std::span(*d_gates).subspan(i * kv_heads, kv_heads));
-    Matrix d_heads =
-        reference::sequence_attention_backward(shape, window, keep.heads, d_windowed);
+    Matrix d_heads = reference::sequence_attention_backward(shape, window, keep.heads, d_windowed);
     d_heads = reference::rope_backward(config_.rope(), shape.query_heads + shape.kv_heads,
                                        shape.head_dim, 0, d_heads);
     d_heads = head_norms_backward(layer, keep.raw_heads, d_heads);

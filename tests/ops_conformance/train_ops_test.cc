@@ -19,8 +19,7 @@ struct Bench {
   std::unique_ptr<Ops> ops;
   TrainOps& train;
 
-  Bench(const Backend& backend, const TrainPlan& plan)
-      : ops(backend.make()), train(ops->train()) {
+  Bench(const Backend& backend, const TrainPlan& plan) : ops(backend.make()), train(ops->train()) {
     train.reserve(plan);
   }
 };
@@ -50,8 +49,8 @@ Matrix norm_gradient_size(const Matrix& x, std::span<const float> weight, double
                           std::int64_t width, const Matrix& d_out) {
   std::vector<float> sizes;
   for (const float w : weight) sizes.push_back(std::abs(w));
-  const Matrix difference = reference::rms_norm_backward(scaled(x, 1), sizes, eps, width,
-                                                         scaled(d_out, 1));
+  const Matrix difference =
+      reference::rms_norm_backward(scaled(x, 1), sizes, eps, width, scaled(d_out, 1));
   Matrix size(x.rows, x.cols);
   for (std::int64_t t = 0; t < x.rows; ++t) {
     for (std::int64_t begin = 0; begin < x.cols; begin += width) {
@@ -220,9 +219,8 @@ TEST_P(LinearBackwardOfDtype, IsTheProductWithTheTransposedMatrix) {
       DeviceRows d_x(*bench.ops, most, kCols);
       d.write(gradient);
       for (const std::int64_t rows : {std::int64_t{1}, std::int64_t{7}, most}) {
-        const auto actual = call_checked(d_x, rows, [&] {
-          bench.train.linear_backward(linear, d.view(rows), d_x.view(rows));
-        });
+        const auto actual = call_checked(
+            d_x, rows, [&] { bench.train.linear_backward(linear, d.view(rows), d_x.view(rows)); });
         expect_within(actual, rows, expected, bound);
       }
     }
@@ -311,10 +309,9 @@ TEST(TrainRope, TurnsThereAndBack) {
       const Bench bench(backend, plan);
       DeviceRows rows(*bench.ops, kRows, cols);
       const auto restore = [&] { rows.write(input); };
-      expect_within(
-          call_checked(
-              rows, kRows, [&] { bench.train.rope(rows.view(), c.first); }, restore),
-          kRows, there, bound);
+      expect_within(call_checked(
+                        rows, kRows, [&] { bench.train.rope(rows.view(), c.first); }, restore),
+                    kRows, there, bound);
       expect_within(
           call_checked(
               rows, kRows, [&] { bench.train.rope_backward(rows.view(), c.first); }, restore),
@@ -397,8 +394,8 @@ TEST_P(WindowAttentionCase, ForwardAndBackward) {
   const Matrix d_out(c.rows, out_cols, gradient);
   const auto forward = reference::sequence_attention(plan.attention, window, qkv);
   Matrix magnitude;
-  const Matrix d_qkv = reference::sequence_attention_backward(plan.attention, window, qkv, d_out,
-                                                              &magnitude);
+  const Matrix d_qkv =
+      reference::sequence_attention_backward(plan.attention, window, qkv, d_out, &magnitude);
   for (const Backend& backend : backends()) {
     SCOPED_TRACE(backend.name);
     const double relative = tolerance(backend);
@@ -512,7 +509,8 @@ TEST(MixHeads, ForwardAndBackward) {
 
 TEST(MeanSquaredError, LossAndGradient) {
   Random random(89);
-  for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {9, 17}, {40, 576}}) {
+  for (const auto& [rows, cols] :
+       {std::pair<std::int64_t, std::int64_t>{1, 1}, {9, 17}, {40, 576}}) {
     const auto input = normal(random, rows * cols);
     const auto wanted = normal(random, rows * cols, 0.5);
     const Matrix x(rows, cols, input);

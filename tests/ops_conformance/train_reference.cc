@@ -104,8 +104,8 @@ Matrix swiglu_backward(const Matrix& gate_up, const Matrix& d_out) {
     for (std::int64_t i = 0; i < width; ++i) {
       const double gate = gate_up.at(t, i);
       const double sigmoid = 1 / (1 + std::exp(-gate));
-      d.at(t, i) = d_out.at(t, i) * gate_up.at(t, width + i) * sigmoid *
-                   (1 + gate / (1 + std::exp(gate)));
+      d.at(t, i) =
+          d_out.at(t, i) * gate_up.at(t, width + i) * sigmoid * (1 + gate / (1 + std::exp(gate)));
       d.at(t, width + i) = d_out.at(t, i) * gate * sigmoid;
     }
   }

@@ -30,8 +30,8 @@ struct SequenceAttention {
 };
 SequenceAttention sequence_attention(const AttentionShape& shape, const HeadClass& head_class,
                                      const Matrix& qkv);
-/// d_qkv. `magnitude`, when given, gets for each number the sum of the absolute values of what it is
-/// made of: errors are relative to that.
+/// d_qkv. `magnitude`, when given, gets for each number the sum of the absolute values of what it
+/// is made of: errors are relative to that.
 Matrix sequence_attention_backward(const AttentionShape& shape, const HeadClass& head_class,
                                    const Matrix& qkv, const Matrix& d_out,
                                    Matrix* magnitude = nullptr);

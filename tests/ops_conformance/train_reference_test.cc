@@ -46,7 +46,9 @@ TEST(TrainReference, RmsNorm) {
   for (const std::int64_t width : {24, 8}) {
     const auto weight = normal(random, width);
     expect_gradient(
-        [&](const Matrix& at) { return inner(reference::rms_norm(at, weight, 1e-2, width), d_out); },
+        [&](const Matrix& at) {
+          return inner(reference::rms_norm(at, weight, 1e-2, width), d_out);
+        },
         x, reference::rms_norm_backward(x, weight, 1e-2, width, d_out));
   }
 }

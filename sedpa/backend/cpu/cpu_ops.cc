@@ -24,9 +24,9 @@ class CpuOps final : public Ops {
         pool_(options.threads),
         linear_(pool_, cpu::kernels(isa)),
         elementwise_(pool_, cpu::kernels(isa)),
-        attention_(pool_, isa,
-                   options.bf16_attention.value_or(bf16_is_faster(isa)) ? options.compute
-                                                                        : Compute::f32),
+        attention_(
+            pool_, isa,
+            options.bf16_attention.value_or(bf16_is_faster(isa)) ? options.compute : Compute::f32),
         train_(cpu::make_train_ops(pool_, cpu::kernels(isa))) {}
 
   [[nodiscard]] OpsTraits traits() const override {

@@ -40,8 +40,8 @@ struct PanelProduct {
   std::int64_t out_stride = 0;
 };
 
-/// c = a b, or c += a b: c[m][n] over k of a[m][k] * b[k][n]. Rows of b and c are dense runs, numbers
-/// of a stand anywhere.
+/// c = a b, or c += a b: c[m][n] over k of a[m][k] * b[k][n]. Rows of b and c are dense runs,
+/// numbers of a stand anywhere.
 struct SmallProduct {
   const float* a = nullptr;  // a[m][k] at m * a_row + k * a_step
   std::int64_t a_row = 0;
@@ -83,8 +83,8 @@ struct Kernels {
   void (*rotate_neighbours)(float* head, const float* cos, const float* sin, std::int64_t pairs);
   void (*rotate_halves)(float* head, const float* cos, const float* sin, std::int64_t pairs);
 
-  /// Training. d_x = residual (may be null) + (d out / d x)' d_out for out = rms_norm(x). All [size];
-  /// d_x may be d_out or residual.
+  /// Training. d_x = residual (may be null) + (d out / d x)' d_out for out = rms_norm(x). All
+  /// [size]; d_x may be d_out or residual.
   void (*rms_norm_backward)(const float* x, const float* weight, std::int64_t size, float eps,
                             const float* d_out, const float* residual, float* d_x);
   /// d_out [width]; d_gate_up [2 width] may be gate_up.

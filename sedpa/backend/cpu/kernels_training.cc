@@ -195,15 +195,14 @@ void softmax_step(const ScoreTile& tile, float* max, float* sum, float* correcti
   }
 }
 
-void softmax_backward(const ScoreTile& tile, float* d_weights, const float* lse,
-                      const float* delta, float scale) {
+void softmax_backward(const ScoreTile& tile, float* d_weights, const float* lse, const float* delta,
+                      float scale) {
   for (std::int64_t key = 0; key < tile.keys; ++key) {
     for (std::int64_t r = 0; r < tile.rows; r += 16) {
       const std::int64_t at = key * tile.rows + r;
       const F32x16 weight = exp(load(tile.scores + at) - load(lse + r));
       store(tile.scores + at, weight);
-      store(d_weights + at,
-            weight * (load(d_weights + at) - load(delta + r)) * broadcast(scale));
+      store(d_weights + at, weight * (load(d_weights + at) - load(delta + r)) * broadcast(scale));
     }
   }
 }

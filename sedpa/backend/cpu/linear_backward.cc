@@ -30,8 +30,8 @@ LinearBackwardRunner::Layout LinearBackwardRunner::layout(const TrainPlan& plan)
     return round_up(static_cast<std::size_t>(count) * sizeof(float), kAlignment);
   };
   at.tiles = floats(round_up(at.max_cols, kPanelRows) * kBlockRows);
-  at.rows = at.tiles +
-            floats(round_up(plan.max_tokens, static_cast<std::int64_t>(kernels_.tile)) * kBlockRows);
+  at.rows = at.tiles + floats(round_up(plan.max_tokens, static_cast<std::int64_t>(kernels_.tile)) *
+                              kBlockRows);
   at.middle = at.rows + floats(pool_.size() * at.max_cols);
   at.end = at.middle + floats(plan.max_tokens * plan.max_rank);
   return at;
@@ -121,18 +121,17 @@ void LinearBackwardRunner::multiply(std::int64_t count, Rows d_out, Rows d_x, bo
     const std::int64_t first = piece % runs * tiles_a_piece;
     const std::int64_t token = first * tile;
     float* out = d_x.row(token) + col;
-    kernels_.product[kF32](
-        {.panels = scratch_.data() + panel_bytes(Dtype::f32, count) * panel,
-         .panel_bytes = panel_bytes(Dtype::f32, count),
-         .rows = std::min(kPanelBlock * kPanelRows, d_x.cols - col),
-         .cols = count,
-         .tiles = packed + first * tile_bytes,
-         .tile_bytes = tile_bytes,
-         .tokens = std::min(tiles_a_piece * tile, d_x.rows - token),
-         .residual = add ? out : nullptr,
-         .residual_stride = d_x.stride,
-         .out = out,
-         .out_stride = d_x.stride});
+    kernels_.product[kF32]({.panels = scratch_.data() + panel_bytes(Dtype::f32, count) * panel,
+                            .panel_bytes = panel_bytes(Dtype::f32, count),
+                            .rows = std::min(kPanelBlock * kPanelRows, d_x.cols - col),
+                            .cols = count,
+                            .tiles = packed + first * tile_bytes,
+                            .tile_bytes = tile_bytes,
+                            .tokens = std::min(tiles_a_piece * tile, d_x.rows - token),
+                            .residual = add ? out : nullptr,
+                            .residual_stride = d_x.stride,
+                            .out = out,
+                            .out_stride = d_x.stride});
   });
 }
 

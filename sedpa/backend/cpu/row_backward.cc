@@ -67,8 +67,8 @@ void RowBackward::mix_heads(Rows gates, StoredRows full, Rows windowed, Rows out
     const std::byte* wide = full.range(row, 1).data;
     for (std::int64_t head = 0; head < gates.cols; ++head) {
       const std::int64_t at = head * cols;
-      kernels_.mix(gates.data[head], wide + row_bytes(full.dtype, at), bf16,
-                   windowed.row(row) + at, cols, out.row(row) + at);
+      kernels_.mix(gates.data[head], wide + row_bytes(full.dtype, at), bf16, windowed.row(row) + at,
+                   cols, out.row(row) + at);
     }
   });
 }
@@ -94,10 +94,9 @@ void RowBackward::norm_backward(Rows x, const Vector& weight, float eps, Rows d_
                                 Rows d_x) {
   for_rows(pool_, x.rows, x.cols, [&](std::int64_t row) {
     for (std::int64_t at = 0; at + weight.size <= x.cols; at += weight.size) {
-      kernels_.rms_norm_backward(x.row(row) + at, weight.data, weight.size, eps,
-                                 d_out.row(row) + at,
-                                 residual.data != nullptr ? residual.row(row) + at : nullptr,
-                                 d_x.row(row) + at);
+      kernels_.rms_norm_backward(
+          x.row(row) + at, weight.data, weight.size, eps, d_out.row(row) + at,
+          residual.data != nullptr ? residual.row(row) + at : nullptr, d_x.row(row) + at);
     }
   });
 }

@@ -36,9 +36,9 @@ class RowBackward {
   AttentionShape attention_;
   std::int64_t max_context_ = 0;
   Pages scratch_;
-  float* cos_ = nullptr;         // [max_context, rope.dim / 2]
-  float* sin_ = nullptr;         // the same
-  float* minus_sin_ = nullptr;   // the same
+  float* cos_ = nullptr;        // [max_context, rope.dim / 2]
+  float* sin_ = nullptr;        // the same
+  float* minus_sin_ = nullptr;  // the same
 };
 
 }  // namespace sedpa::cpu

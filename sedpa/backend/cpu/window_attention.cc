@@ -226,8 +226,8 @@ void WindowAttention::backward(Rows qkv, const HeadClass& window, Rows out, Rows
     const std::int64_t piece = index / shape_.kv_heads;
     const std::int64_t key =
         piece < sink_pieces ? piece * kSinkKeys : sinks + (piece - sink_pieces) * kOtherKeys;
-    const std::int64_t keys =
-        piece < sink_pieces ? std::min(kSinkKeys, sinks - key) : std::min(kOtherKeys, qkv.rows - key);
+    const std::int64_t keys = piece < sink_pieces ? std::min(kSinkKeys, sinks - key)
+                                                  : std::min(kOtherKeys, qkv.rows - key);
     backward_keys(job, static_cast<std::int32_t>(index % shape_.kv_heads), key, keys,
                   scratch(thread));
   });
@@ -298,9 +298,9 @@ void WindowAttention::backward_keys(const Job& job, std::int32_t kv_head, std::i
   const Rows d_keys = own.columns(shape_.key_begin() + begin, shape_.head_dim);
   const Rows d_values = own.columns(shape_.value_begin() + begin, shape_.head_dim);
   // Keys of a piece are all sinks or none.
-  const std::int64_t last_row =
-      key < job.window.sink ? job.qkv.rows
-                            : std::min(job.qkv.rows, key + keys - 1 + job.window.recent);
+  const std::int64_t last_row = key < job.window.sink
+                                    ? job.qkv.rows
+                                    : std::min(job.qkv.rows, key + keys - 1 + job.window.recent);
   bool add = false;
   for (std::int32_t head = kv_head * shape_.group(); head < (kv_head + 1) * shape_.group();
        ++head) {

@@ -22,7 +22,8 @@ class WindowAttention {
   [[nodiscard]] std::size_t scratch_bytes(const TrainPlan& plan) const;
   void reserve(const TrainPlan& plan);
 
-  /// TrainOps::window_attention and its backward. Throw Error when `window` has a middle or is full.
+  /// TrainOps::window_attention and its backward. Throw Error when `window` has a middle or is
+  /// full.
   void forward(Rows qkv, const HeadClass& window, Rows out, Rows lse);
   void backward(Rows qkv, const HeadClass& window, Rows out, Rows lse, Rows d_out, Rows d_qkv);
 
