@@ -101,7 +101,7 @@ void run(const MaskingCommand& command) {
   } else {
     task = std::make_unique<PasskeyTask>(engine->tokenizer(), filler, command.needle.seed);
   }
-  const std::vector<NeedleCase> cases = command.needle.cases();
+  const std::vector<NeedleCase> cases = command.needle.cases(*task);
   const SessionOptions options{.context = command.needle.context(*task),
                                .heads = engine->full_plan(),
                                .kv = command.kv.dtype(),

@@ -34,7 +34,7 @@ void run(const NeedleCommand& command, const std::string& test, const nlohmann::
   const PlannedHeads heads = plan_heads(command.heads, command.order, *engine);
   const FillerText filler = command.needle.filler(*engine);
   const std::unique_ptr<NeedleTask> task = make_task(*engine, filler);
-  const std::vector<NeedleCase> cases = command.needle.cases();
+  const std::vector<NeedleCase> cases = command.needle.cases(*task);
   const SessionOptions options{.context = command.needle.context(*task),
                                .heads = heads.plan,
                                .kv = command.kv.dtype(),

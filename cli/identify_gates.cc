@@ -72,7 +72,7 @@ class GateRun {
     const auto keep = [&] {
       trainer.save(checkpoint);
       pattern_ = trainer.pattern();
-      settings_ = trainer.settings();
+      settings_ = ordered_json::parse(trainer.settings_json());
     };
     const std::int64_t first = trainer.learner().state().step;
     const auto start = Clock::now();
@@ -136,10 +136,9 @@ class GateRun {
   }
 
   void save() const {
-    const ordered_json origin =
-        pattern_origin(options_.method, *engine_, filler_, training_.seed, settings_);
-    save_attention_pattern(options_.output, pattern_,
-                           origin.dump(-1, ' ', false, ordered_json::error_handler_t::replace));
+    save_attention_pattern(
+        options_.output, pattern_,
+        pattern_origin(options_.method, *engine_, filler_, training_.seed, settings_.dump()));
   }
 
   void report(std::int64_t saturated, double seconds) const {

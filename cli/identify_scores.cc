@@ -63,13 +63,9 @@ void identify_by_scores(const IdentifyOptions& options) {
   bar.clear();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   const HeadScores& scores = result.scores;
-  nlohmann::ordered_json settings = scoring_settings(scores, scoring);
-  settings["gate"] = result.gate;
-  const nlohmann::ordered_json origin =
-      pattern_origin(options.method, *engine, filler, scoring.seed, settings);
-  save_attention_pattern(
-      options.output, result.pattern,
-      origin.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  save_attention_pattern(options.output, result.pattern,
+                         pattern_origin(options.method, *engine, filler, scoring.seed,
+                                        scoring_settings(scores, scoring, result.gate)));
   if (options.model.json) {
     print_json({{"model", engine->model_path()},
                 {"device", engine->device()},

@@ -47,6 +47,12 @@ void show(const ordered_json& line, bool json) {
 
 }  // namespace
 
+std::vector<NeedleCase> NeedleOptions::cases(const NeedleTask& task) const {
+  std::vector<NeedleCase> all = needle_cases(lengths, depths, samples);
+  for (const NeedleCase& test : all) (void)task.prompt(test);
+  return all;
+}
+
 std::int64_t NeedleOptions::context(const NeedleTask& task) const {
   return *std::max_element(lengths.begin(), lengths.end()) + task.answer_tokens();
 }

@@ -21,9 +21,9 @@ struct NeedleOptions {
   std::uint64_t seed = 1;
   std::string out;
 
-  [[nodiscard]] std::vector<NeedleCase> cases() const {
-    return needle_cases(lengths, depths, samples);
-  }
+  /// All cases, after each prompt has been made once: a length that does not work is found before
+  /// the work starts. Throws Error.
+  [[nodiscard]] std::vector<NeedleCase> cases(const NeedleTask& task) const;
   /// Tokens that a session needs for the longest case of a task and its answer.
   [[nodiscard]] std::int64_t context(const NeedleTask& task) const;
   /// The text that --text names, or that ships.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "sedpa/core/fail.h"
@@ -22,6 +23,18 @@ TrainingOptions training_options(const Engine& engine, const GateDocuments& docu
           .span = documents.span(),
           .chunk = options.chunk > 0 ? options.chunk : engine.ops().traits().chunk_tokens,
           .kv = options.kv};
+}
+
+nlohmann::ordered_json settings_of(const GateTrainingOptions& options) {
+  return {{"steps", options.learning.steps},
+          {"learning_rate", options.learning.learning_rate},
+          {"regularization", options.learning.regularization},
+          {"shortest", std::min(options.shortest, options.context)},
+          {"context", options.context},
+          {"intervals", options.intervals},
+          {"keys", options.keys},
+          {"words", options.words},
+          {"kv_dtype", std::string(name(options.kv))}};
 }
 
 /// A list of `count` finite numbers in [low, high].
@@ -153,37 +166,28 @@ AttentionPattern GateTrainer::pattern() const {
   return pattern;
 }
 
-nlohmann::ordered_json GateTrainer::settings() const {
-  return {{"steps", options_.learning.steps},
-          {"steps_done", learner_.state().step},
-          {"learning_rate", options_.learning.learning_rate},
-          {"regularization", options_.learning.regularization},
-          {"shortest", std::min(options_.shortest, options_.context)},
-          {"context", options_.context},
-          {"intervals", options_.intervals},
-          {"keys", options_.keys},
-          {"words", options_.words},
-          {"kv_dtype", std::string(name(options_.kv))}};
+std::string GateTrainer::settings_json() const {
+  nlohmann::ordered_json made = settings_of(options_);
+  made["steps_done"] = learner_.state().step;
+  return made.dump();
 }
 
-nlohmann::ordered_json GateTrainer::identity() const {
+std::string GateTrainer::identity_json() const {
   nlohmann::ordered_json identity = {{"model", engine_.fingerprint()},
                                      {"text", filler_.fingerprint()},
                                      {"seed", options_.seed},
                                      {"sink", options_.sink},
                                      {"recent", options_.recent}};
-  const nlohmann::ordered_json made = settings();
-  for (const auto& [key, value] : made.items()) {
-    if (key != "steps_done") identity[key] = value;
-  }
-  return identity;
+  identity.update(settings_of(options_));
+  return identity.dump();
 }
 
 void GateTrainer::save(const std::string& path) const {
   const GateLearner::State& state = learner_.state();
-  const nlohmann::ordered_json all = {{"format", kFormat},  {"settings", identity()},
-                                      {"step", state.step}, {"gates", state.gates},
-                                      {"mean", state.mean}, {"square", state.square}};
+  const nlohmann::ordered_json all = {
+      {"format", kFormat},  {"settings", nlohmann::ordered_json::parse(identity_json())},
+      {"step", state.step}, {"gates", state.gates},
+      {"mean", state.mean}, {"square", state.square}};
   AtomicFile file(path);
   file.write(all.dump(1) + "\n");
   file.commit();
@@ -198,7 +202,7 @@ void GateTrainer::resume(const std::string& path) {
     fail("{}: its format is not \"{}\"", path, kFormat);
   }
   const nlohmann::json settings = file.value("settings", nlohmann::json::object());
-  const nlohmann::ordered_json ours = identity();
+  const auto ours = nlohmann::ordered_json::parse(identity_json());
   for (const auto& [key, expected] : ours.items()) {
     const nlohmann::json found =
         settings.is_object() && settings.contains(key) ? settings.at(key) : nlohmann::json();

@@ -1,7 +1,6 @@
 #pragma once
 #include <cstdint>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -87,8 +86,8 @@ class GateTrainer {
 
   /// The pattern of the gates as they stand.
   [[nodiscard]] AttentionPattern pattern() const;
-  /// What config.json says of how the gates were made.
-  [[nodiscard]] nlohmann::ordered_json settings() const;
+  /// What config.json says of how the gates were made, for pattern_origin.
+  [[nodiscard]] std::string settings_json() const;
 
   /// Writes what training needs to go on bit for bit (docs/formats.md). Throws Error.
   void save(const std::string& path) const;
@@ -96,7 +95,8 @@ class GateTrainer {
   void resume(const std::string& path);
 
  private:
-  [[nodiscard]] nlohmann::ordered_json identity() const;
+  /// All that the gates depend on, as a JSON object.
+  [[nodiscard]] std::string identity_json() const;
 
   Engine& engine_;
   const FillerText& filler_;

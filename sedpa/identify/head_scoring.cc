@@ -1,6 +1,7 @@
 #include "sedpa/identify/head_scoring.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "sedpa/core/fail.h"
 #include "sedpa/identify/output_error.h"
@@ -189,14 +190,19 @@ AttentionPattern pattern_from_gates(const HeadScores& scores, std::vector<double
           .config_json = {}};
 }
 
-nlohmann::ordered_json scoring_settings(const HeadScores& scores,
-                                        const HeadScoringOptions& options) {
+std::string scoring_settings(const HeadScores& scores, const HeadScoringOptions& options,
+                             const std::string& gate) {
   const std::vector<std::int64_t> lengths = prompt_lengths(options);
   std::vector<int> keys;
   for (const std::int64_t length : lengths) keys.push_back(keys_in(length, options));
-  return {{"prompt_tokens", lengths},      {"keys", keys},
-          {"words", options.words},        {"kv_dtype", std::string(name(options.kv))},
-          {"positions", scores.positions}, {"answer_accuracy", scores.answer_accuracy}};
+  const nlohmann::ordered_json settings = {{"prompt_tokens", lengths},
+                                           {"keys", keys},
+                                           {"words", options.words},
+                                           {"kv_dtype", std::string(name(options.kv))},
+                                           {"positions", scores.positions},
+                                           {"answer_accuracy", scores.answer_accuracy},
+                                           {"gate", gate}};
+  return settings.dump();
 }
 
 }  // namespace sedpa

@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
-#include <nlohmann/json.hpp>
+#include <string>
 #include <vector>
 
 #include "sedpa/engine/engine.h"
@@ -81,8 +81,10 @@ using ScoringProgress = std::function<void(std::int64_t done, std::int64_t total
                                                   std::vector<double> gates,
                                                   const HeadScoringOptions& options);
 
-/// The settings of either method and what was read, for pattern_origin.
-[[nodiscard]] nlohmann::ordered_json scoring_settings(const HeadScores& scores,
-                                                      const HeadScoringOptions& options);
+/// The settings of either method and what was read, as a JSON object for pattern_origin. `gate`
+/// says in words how gates come from scores.
+[[nodiscard]] std::string scoring_settings(const HeadScores& scores,
+                                           const HeadScoringOptions& options,
+                                           const std::string& gate);
 
 }  // namespace sedpa

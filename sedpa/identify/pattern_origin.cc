@@ -2,6 +2,7 @@
 
 #include <ctime>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 namespace sedpa {
 namespace {
@@ -16,9 +17,9 @@ std::string today() {
 
 }  // namespace
 
-nlohmann::ordered_json pattern_origin(const std::string& method, const Engine& engine,
-                                      const FillerText& filler, std::uint64_t seed,
-                                      const nlohmann::ordered_json& settings) {
+std::string pattern_origin(const std::string& method, const Engine& engine,
+                           const FillerText& filler, std::uint64_t seed,
+                           const std::string& settings_json) {
   nlohmann::ordered_json origin = {
       {"method", method},
       {"model", engine.config().name},
@@ -29,8 +30,9 @@ nlohmann::ordered_json pattern_origin(const std::string& method, const Engine& e
       {"seed", seed},
       {"date", today()},
   };
+  const auto settings = nlohmann::ordered_json::parse(settings_json);
   for (const auto& [key, value] : settings.items()) origin[key] = value;
-  return origin;
+  return origin.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 }  // namespace sedpa

@@ -246,6 +246,7 @@ TEST_F(NeedleCommands, SayWhatIsWrong) {
   expect({"eval", "niah", "--ask-all"}, 2, {"--ask-all", "--needles"});
   expect({"eval", "niah", "--lengths", "100"}, 1, {"100 tokens", "too short"});
   expect({"eval", "niah", "--lengths", "100000"}, 1, {"text.jsonl", "4200 tokens"});
+  expect({"eval", "niah", "--lengths", "600,100000"}, 1, {"4200 tokens"});  // before the first
   expect({"eval", "masking", "--lengths", "600"}, 2, {"--scores"});
   expect(with(masking, {"--masked", "7"}), 1, {"7 heads", "6"});
   expect(with(masking, {"--masked", "1.5"}), 2, {"--masked", "1.5"});

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "sedpa/core/error.h"
 #include "sedpa/identify/pattern_origin.h"
@@ -97,8 +98,9 @@ TEST_F(HeadScoringOfATinyModel, GivesTheSameScoresForTheSameSeed) {
   EXPECT_EQ(pattern.layers, 3);
   EXPECT_EQ(pattern.sink_size, 16);
   EXPECT_EQ(pattern.recent_size, 32);
-  const auto made = pattern_origin("output-error", *engine_, *filler_, options().seed,
-                                   scoring_settings(scores, options()));
+  const auto made =
+      nlohmann::json::parse(pattern_origin("output-error", *engine_, *filler_, options().seed,
+                                           scoring_settings(scores, options(), "x")));
   EXPECT_EQ(made.at("method"), "output-error");
   EXPECT_EQ(made.at("seed"), 1);
   EXPECT_EQ(made.at("text"), "snow");

@@ -100,7 +100,9 @@ void LinearBackwardRunner::transpose(const Weight& weight, const WeightBand& ban
 void LinearBackwardRunner::multiply(std::int64_t count, Rows d_out, Rows d_x, bool add) {
   const std::int64_t tile = kernels_.tile;
   const std::int64_t tiles = ceil_div(d_x.rows, tile);
-  const std::int64_t tile_bytes = input_bytes(InputForm::f32, count) * tile;
+  // Packing pads an odd number of columns.
+  const std::int64_t tile_bytes =
+      input_bytes(InputForm::f32, round_up(count, std::int64_t{2})) * tile;
   auto* packed = reinterpret_cast<std::byte*>(area(layout_.tiles));
   pool_.for_each(tiles, [&](std::int64_t index, int) {
     kernels_.pack[kF32Form]({.x = d_out.row(index * tile),
