@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #ifdef SEDPA_HAVE_CUDA
 #include "sedpa/backend/cuda/cuda_ops.h"
