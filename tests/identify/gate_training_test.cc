@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -12,10 +11,13 @@
 #include "sedpa/backend/cuda/cuda_ops.h"
 #endif
 #include "sedpa/core/error.h"
+#include "tests/format/support.h"
 #include "tests/support/tiny_model.h"
 
 namespace sedpa {
 namespace {
+
+using test::expect_error;
 
 const std::string kData = std::string(SEDPA_SOURCE_DIR) + "/tests/data/";
 
@@ -124,14 +126,12 @@ TEST(RankSaturated, OrdersTheHighGatesAndLeavesTheOthers) {
 class TinyGateTraining : public testing::Test {
  protected:
   TinyGateTraining() {
-    std::filesystem::create_directories(folder_);
-    test::write_tiny_model(folder_ + "/tiny.gguf", {.layers = 3, .context = 1024});
-    engine_ = open(folder_ + "/tiny.gguf");
+    test::write_tiny_model(folder_ / "tiny.gguf", {.layers = 3, .context = 1024});
+    engine_ = open(folder_ / "tiny.gguf");
     std::string text;
     for (int i = 0; i < 60; ++i) text += "The snow fell all night, and nobody came.\n\n";
     filler_.emplace(engine_->tokenizer(), text, "snow");
   }
-  ~TinyGateTraining() override { std::filesystem::remove_all(folder_); }
 
   static std::unique_ptr<Engine> open(const std::string& path) {
     EngineOptions options;
@@ -154,19 +154,8 @@ class TinyGateTraining : public testing::Test {
     options.recent = 16;
     return options;
   }
-  static void expect_error(const std::function<void()>& call,
-                           std::initializer_list<std::string_view> parts) {
-    try {
-      call();
-      FAIL() << "no error";
-    } catch (const Error& error) {
-      for (const std::string_view part : parts) {
-        EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
-      }
-    }
-  }
 
-  const std::string folder_ = testing::TempDir() + "sedpa_gate_training";
+  test::TempDir folder_;
   std::unique_ptr<Engine> engine_;
   std::optional<FillerText> filler_;
 };
@@ -198,7 +187,7 @@ TEST_F(TinyGateTraining, DocumentsCountTheRowsThatPredictAnswers) {
 
 TEST_F(TinyGateTraining, GoesOnFromACheckpointBitForBit) {
   GateTrainer whole(*engine_, *filler_, options());
-  const std::string path = folder_ + "/checkpoint.json";
+  const std::string path = folder_ / "checkpoint.json";
   std::vector<double> losses;
   while (!whole.done()) {
     if (whole.learner().state().step == 2) whole.save(path);
@@ -207,7 +196,7 @@ TEST_F(TinyGateTraining, GoesOnFromACheckpointBitForBit) {
   EXPECT_LT(whole.learner().mean_gate(), 1);
 
   // In another process, so to speak.
-  const auto engine = open(folder_ + "/tiny.gguf");
+  const auto engine = open(folder_ / "tiny.gguf");
   GateTrainer rest(*engine, *filler_, options());
   rest.resume(path);
   EXPECT_EQ(rest.learner().state().step, 2);
@@ -228,7 +217,7 @@ TEST_F(TinyGateTraining, AStepThatIsStoppedChangesNothing) {
 }
 
 TEST_F(TinyGateTraining, RefusesACheckpointOfSomethingElse) {
-  const std::string path = folder_ + "/checkpoint.json";
+  const std::string path = folder_ / "checkpoint.json";
   {
     GateTrainer trainer(*engine_, *filler_, options());
     ASSERT_TRUE(trainer.step());
@@ -250,8 +239,8 @@ TEST_F(TinyGateTraining, RefusesACheckpointOfSomethingElse) {
   changed.recent = 17;
   refused(changed, {"recent", "16", "17"});
 
-  test::write_tiny_model(folder_ + "/other.gguf", {.layers = 3, .context = 1024, .seed = 5});
-  const auto other = open(folder_ + "/other.gguf");
+  test::write_tiny_model(folder_ / "other.gguf", {.layers = 3, .context = 1024, .seed = 5});
+  const auto other = open(folder_ / "other.gguf");
   GateTrainer trainer(*other, *filler_, options());
   expect_error([&] { trainer.resume(path); }, {"model"});
 
@@ -278,7 +267,7 @@ TEST_F(TinyGateTraining, RefusesACheckpointOfSomethingElse) {
   spoiled("square", {0, 0, 0, 0, 0, -1});
   std::ofstream(path) << "{";
   EXPECT_THROW(same.resume(path), Error);
-  EXPECT_THROW(same.resume(folder_ + "/nothing.json"), Error);
+  EXPECT_THROW(same.resume(folder_ / "nothing.json"), Error);
   EXPECT_EQ(same.learner().state().step, 0);
 }
 
@@ -290,8 +279,8 @@ TEST_F(TinyGateTraining, ALossThatIsNoNumberKeepsTheLastGoodGates) {
   test::add_tiny_tensors(file, shape, {"blk.2.ffn_norm.weight"});
   const std::vector<float> norm(32, std::numeric_limits<float>::infinity());
   file.add_tensor("blk.2.ffn_norm.weight", Dtype::f32, {32}, std::as_bytes(std::span(norm)));
-  file.write(folder_ + "/broken.gguf");
-  const auto broken = open(folder_ + "/broken.gguf");
+  file.write(folder_ / "broken.gguf");
+  const auto broken = open(folder_ / "broken.gguf");
   GateTrainer trainer(*broken, *filler_, options());
   const GateLearner::State before = trainer.learner().state();
   expect_error([&] { (void)trainer.step(); }, {"step 1", "not a number"});

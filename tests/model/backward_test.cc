@@ -28,6 +28,8 @@ struct Case {
   std::int64_t chunk;
 };
 
+void PrintTo(const Case& c, std::ostream* out) { *out << c.model; }
+
 std::vector<std::string> devices() {
 #ifdef SEDPA_HAVE_CUDA
   if (!cuda_devices().empty()) return {"cpu", "cuda"};

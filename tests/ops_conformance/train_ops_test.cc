@@ -370,6 +370,8 @@ struct WindowCase {
   std::int64_t rows;
 };
 
+void PrintTo(const WindowCase& c, std::ostream* out) { *out << c.rows << " rows"; }
+
 class WindowAttentionCase : public testing::TestWithParam<WindowCase> {};
 
 TEST_P(WindowAttentionCase, ForwardAndBackward) {
