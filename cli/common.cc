@@ -30,6 +30,12 @@ bool notes_shown = false;
 volatile sig_atomic_t interrupt_seen = 0;
 extern "C" void on_interrupt(int) { interrupt_seen = 1; }
 
+void load_checked(Engine& engine) {
+  show_notes();
+  ProgressBar bar("loading");
+  engine.load([&](std::uint64_t done, std::uint64_t total) { bar.update(done, total); });
+}
+
 void print_note(const std::string& note) { fmt::print(stderr, "note: {}\n", note); }
 
 }  // namespace
@@ -189,9 +195,12 @@ PlannedHeads plan_heads(const HeadOptions& options, const Engine& engine) {
 
 void load(Engine& engine, const SessionOptions& session) {
   engine.check_memory(session);
-  show_notes();
-  ProgressBar bar("loading");
-  engine.load([&](std::uint64_t done, std::uint64_t total) { bar.update(done, total); });
+  load_checked(engine);
+}
+
+void load(Engine& engine, const MemoryPlan& plan, const std::string& advice) {
+  engine.check_memory(plan, advice);
+  load_checked(engine);
 }
 
 std::string read_text(const std::string& path) {
@@ -310,7 +319,7 @@ void check_interrupt() {
 ProgressBar::ProgressBar(std::string label)
     : label_(std::move(label)), terminal_(::isatty(STDERR_FILENO) == 1) {}
 
-void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
+void ProgressBar::update(std::uint64_t done, std::uint64_t total, const std::string& detail) {
   check_interrupt();
   if (!terminal_ || total == 0) return;
   const Clock::time_point now = Clock::now();
@@ -321,8 +330,9 @@ void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
   constexpr int kWidth = 30;
   const double share = std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
   const int filled = static_cast<int>(share * kWidth);
-  fmt::print(stderr, "\r{} [{:=<{}}{:<{}}] {:3.0f} %", label_, "", filled, "", kWidth - filled,
-             100 * share);
+  // What an earlier, longer detail left goes.
+  fmt::print(stderr, "\r{} [{:=<{}}{:<{}}] {:3.0f} %{}{}\x1b[K", label_, "", filled, "",
+             kWidth - filled, 100 * share, detail.empty() ? "" : "  ", detail);
   std::fflush(stderr);
 }
 

@@ -89,6 +89,8 @@ void add_examples(CLI::App& command, const std::vector<std::string>& lines);
 /// Checks the planned bytes against the limit and the machine, shows the notes held back so far,
 /// then loads the weights under a progress bar.
 void load(Engine& engine, const SessionOptions& session);
+/// The same for the plan of other work; `advice` says what would make it smaller.
+void load(Engine& engine, const MemoryPlan& plan, const std::string& advice);
 /// A file's bytes, or standard input's when `path` is "-".
 [[nodiscard]] std::string read_text(const std::string& path);
 
@@ -127,7 +129,8 @@ class ProgressBar {
   ProgressBar& operator=(const ProgressBar&) = delete;
   ~ProgressBar() { clear(); }
 
-  void update(std::uint64_t done, std::uint64_t total);
+  /// `detail` stands behind the bar.
+  void update(std::uint64_t done, std::uint64_t total, const std::string& detail = "");
   /// Takes the line away, so that other output can follow.
   void clear();
 

@@ -11,6 +11,8 @@ void add_eval(CLI::App& app) {
   eval.footer("'sedpa eval COMMAND --help' shows a command's options and an example.");
   add_eval_perplexity(eval);
   add_eval_passkey(eval);
+  add_eval_niah(eval);
+  add_eval_masking(eval);
 }
 
 }  // namespace sedpa::cli

@@ -9,5 +9,7 @@ namespace sedpa::cli {
 
 void add_eval_perplexity(CLI::App& eval);
 void add_eval_passkey(CLI::App& eval);
+void add_eval_niah(CLI::App& eval);
+void add_eval_masking(CLI::App& eval);
 
 }  // namespace sedpa::cli

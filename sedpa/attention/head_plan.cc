@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "sedpa/core/fail.h"
+#include "sedpa/core/hash.h"
 
 namespace sedpa {
 namespace {
@@ -140,6 +141,29 @@ std::int64_t HeadPlan::streaming_heads() const {
   std::int64_t total = 0;
   for (const LayerHeads& layer : layers) total += layer.count(kStreaming);
   return total;
+}
+
+std::int64_t HeadPlan::streaming_above(std::span<const double> gates, double gate) const {
+  std::int64_t total = 0;
+  std::size_t begin = 0;  // of the layer's gates
+  for (const LayerHeads& layer : layers) {
+    for (const std::int32_t head : layer.heads(kStreaming)) {
+      if (gates[begin + static_cast<std::size_t>(head)] > gate) ++total;
+    }
+    begin += layer.order.size();
+  }
+  return total;
+}
+
+std::string HeadPlan::fingerprint() const {
+  Hash hash;
+  for (const HeadClass& c : classes) {
+    hash.add(fmt::format("{} {} {} {};", c.full, c.sink, c.middle, c.recent));
+  }
+  for (const LayerHeads& layer : layers) {
+    hash.add(fmt::format("{}:{};", layer.retrieval, fmt::join(layer.order, ",")));
+  }
+  return hash.digits();
 }
 
 }  // namespace sedpa

@@ -31,6 +31,10 @@ struct HeadClass {
   friend bool operator==(const HeadClass&, const HeadClass&) = default;
 };
 
+/// Gates above this are as good as 1: what trained them hardly told them apart, and a split among
+/// them is one by chance. Models with few KV heads have many such.
+inline constexpr double kSaturatedGate = 0.9;
+
 /// The two classes of a plan, in the order in which a layer's heads stand.
 inline constexpr int kRetrieval = 0;
 inline constexpr int kStreaming = 1;
@@ -68,6 +72,10 @@ struct HeadPlan {
                              HeadClass streaming);
   /// Heads that stream, over all layers.
   [[nodiscard]] std::int64_t streaming_heads() const;
+  /// Those of them whose gate [layers, kv_heads] is above `gate`.
+  [[nodiscard]] std::int64_t streaming_above(std::span<const double> gates, double gate) const;
+  /// 16 hexadecimal digits over its classes and which heads are in which.
+  [[nodiscard]] std::string fingerprint() const;
 };
 
 }  // namespace sedpa

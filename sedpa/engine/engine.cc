@@ -164,22 +164,32 @@ std::int64_t Engine::largest_context(SessionOptions options, std::uint64_t bytes
   return low;
 }
 
-void Engine::check_memory(const SessionOptions& options) const {
-  const MemoryPlan planned = plan(options);
-  const std::size_t there = loaded() ? planned.weight_bytes : std::size_t{0};
+std::uint64_t Engine::memory_limit() const {
+  if (options_.memory_limit) return *options_.memory_limit;
   const std::uint64_t available = ops_->traits().available_bytes;
   // Weights that have been loaded are no longer among what is available, but count as allowed.
-  const std::uint64_t limit = options_.memory_limit.value_or(available > 0 ? available + there : 0);
+  return available > 0 ? available + (loaded() ? weight_plan_.weight_bytes : 0) : 0;
+}
+
+void Engine::check_memory(const MemoryPlan& planned, const std::string& advice) const {
+  const std::uint64_t limit = memory_limit();
+  if (limit == 0 || planned.total() <= limit) return;
+  fail("{} bytes are needed (weights {}, KV cache {}, scratch {}), but {} are {}; {}",
+       planned.total(), planned.weight_bytes, planned.kv_bytes, planned.scratch_bytes, limit,
+       options_.memory_limit ? "allowed by --memory-limit" : fmt::format("available ({})", device_),
+       advice);
+}
+
+void Engine::check_memory(const SessionOptions& options) const {
+  const MemoryPlan planned = plan(options);
+  const std::uint64_t limit = memory_limit();
   if (limit == 0 || planned.total() <= limit) return;
   const std::int64_t context = largest_context(options, limit);
-  fail(
-      "{} bytes are needed (weights {}, KV cache {} for {} tokens, scratch {}), but {} are {}; {}, "
-      "--kv q8 or q4, or a higher --sparsity",
-      planned.total(), planned.weight_bytes, planned.kv_bytes, options.context,
-      planned.scratch_bytes, limit,
-      options_.memory_limit ? "allowed by --memory-limit" : fmt::format("available ({})", device_),
-      context > 0 ? fmt::format("use a --context of {} at most", context)
-                  : std::string("use a smaller model"));
+  check_memory(planned,
+               fmt::format("{}, --kv q8 or q4, or a higher --sparsity",
+                           context > 0 ? fmt::format("use a --context of {} at most instead of {}",
+                                                     context, options.context)
+                                       : std::string("use a smaller model")));
 }
 
 Ceilings Engine::measure_ceilings() const {

@@ -82,6 +82,8 @@ class Engine {
   /// Throws Error, naming both numbers and the largest context that fits, when the plan is beyond
   /// the limit or what the device has.
   void check_memory(const SessionOptions& options) const;
+  /// The same for a plan of other work; `advice` says what would make it smaller.
+  void check_memory(const MemoryPlan& planned, const std::string& advice) const;
   /// Loads the weights; the second call does nothing.
   void load(const Progress& progress = {});
   [[nodiscard]] const Model& model() const;
@@ -96,6 +98,8 @@ class Engine {
 
  private:
   void apply_adapters();
+  /// Bytes that a plan may have; 0 when there is no telling.
+  [[nodiscard]] std::uint64_t memory_limit() const;
   /// The most tokens that a plan within `bytes` has room for; 0 when not even one.
   [[nodiscard]] std::int64_t largest_context(SessionOptions options, std::uint64_t bytes) const;
   void apply_rope_options();

@@ -1,6 +1,7 @@
 #include "sedpa/engine/plan_heads.h"
 
 #include "sedpa/core/fail.h"
+#include "sedpa/core/log.h"
 #include "sedpa/engine/engine.h"
 #include "sedpa/format/attention_pattern.h"
 
@@ -55,6 +56,11 @@ PlannedHeads plan_heads(const Engine& engine, const HeadRequest& request) {
   heads.streaming = streaming_class(request, pattern);
   heads.plan = HeadPlan::from_gates(pattern.gates, config.layers, config.kv_heads, heads.sparsity,
                                     heads.retrieval, heads.streaming);
+  const std::int64_t cut = heads.plan.streaming_above(pattern.gates, kSaturatedGate);
+  if (cut > 0) {
+    log(fmt::format("{}: at sparsity {} {} heads with gates above {} are cut", request.pattern,
+                    heads.sparsity, cut, kSaturatedGate));
+  }
   return heads;
 }
 

@@ -23,17 +23,6 @@ constexpr std::size_t kPreamble = 24;                         // magic, version,
 constexpr std::size_t kLongestHeader = std::size_t{1} << 16;  // bytes
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 30;
 
-std::string plan_hash(const HeadPlan& plan) {
-  Hash hash;
-  for (const HeadClass& c : plan.classes) {
-    hash.add(fmt::format("{} {} {} {};", c.full, c.sink, c.middle, c.recent));
-  }
-  for (const LayerHeads& layer : plan.layers) {
-    hash.add(fmt::format("{}:{};", layer.retrieval, fmt::join(layer.order, ",")));
-  }
-  return hash.digits();
-}
-
 template <class T>
 std::span<const std::byte> bytes_of(std::span<const T> values) {
   return std::as_bytes(values);
@@ -95,7 +84,7 @@ void save_session(const std::string& path, const Session& session) {
       {"layers", config.layers},
       {"kv_heads", config.kv_heads},
       {"vocab_size", config.vocab_size},
-      {"head_plan", plan_hash(session.options().heads)},
+      {"head_plan", session.options().heads.fingerprint()},
       {"heads", describe(session.options().heads)},
       {"tokens", session.tokens().size()},
       {"rows", {rows[kRetrieval].count, rows[kStreaming].count}},
@@ -259,7 +248,7 @@ void SessionFile::require_match(const Engine& engine, const SessionOptions& opti
     fail("{}: the session's KV cache is {}, but --kv is {}", path, printable(kv_),
          name(options.kv));
   }
-  if (const std::string plan = plan_hash(options.heads); head_plan_ != plan) {
+  if (const std::string plan = options.heads.fingerprint(); head_plan_ != plan) {
     fail("{}: the session has another head plan: '{}' ({}) was saved, '{}' ({}) is asked for", path,
          printable(heads_), printable(head_plan_), describe(options.heads), plan);
   }

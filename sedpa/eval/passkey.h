@@ -1,40 +1,32 @@
 #pragma once
 #include <cstdint>
 #include <string>
-#include <vector>
 
-#include "sedpa/engine/session.h"
-#include "sedpa/identify/passkey_data.h"
+#include "sedpa/eval/needle.h"
+#include "sedpa/identify/filler_text.h"
+#include "sedpa/tokenizer/tokenizer.h"
 
 namespace sedpa {
 
-struct PasskeyCase {
-  std::int64_t length = 0;  // tokens of the prompt
-  double depth = 0;         // in [0, 1]
-  std::int64_t sample = 0;
+/// A number of five digits in ordinary text, after the passkey task of Mohtashami and Jaggi
+/// (arXiv 2305.16300, section 4.2). A case's text and number depend on the seed and the case alone,
+/// so that runs with other settings get the same questions.
+class PasskeyTask final : public NeedleTask {
+ public:
+  /// Both must outlive it.
+  PasskeyTask(const Tokenizer& tokenizer, const FillerText& filler, std::uint64_t seed)
+      : tokenizer_(tokenizer), filler_(filler), seed_(seed) {}
+
+  [[nodiscard]] NeedlePrompt prompt(const NeedleCase& test) const override;
+  /// 1 when the first run of digits in the answer is the number, else 0.
+  [[nodiscard]] double score(const std::string& expected, const std::string& answer) const override;
+  [[nodiscard]] std::int64_t answer_tokens() const override;
+
+ private:
+  const Tokenizer& tokenizer_;
+  const FillerText& filler_;
+  std::uint64_t seed_;
 };
-
-struct PasskeyOutcome {
-  std::string expected;
-  std::string text;  // what the model answered
-  bool right = false;
-  double prefill_seconds = 0;
-  double decode_seconds = 0;
-};
-
-/// All lengths x `depths` evenly spaced depths x `samples`. One depth is the middle.
-[[nodiscard]] std::vector<PasskeyCase> passkey_cases(const std::vector<std::int64_t>& lengths,
-                                                     std::int64_t depths, std::int64_t samples);
-
-/// Tokens that a session needs for a prompt of `length`: the prompt and its answer.
-[[nodiscard]] std::int64_t passkey_context(std::int64_t length);
-
-/// Asks one question, greedily. A case's text and key depend on the seed and the case alone, so
-/// that runs with other settings get the same questions. Clears the session first.
-PasskeyOutcome run_passkey(
-    Session& session, const Tokenizer& tokenizer, const FillerText& filler, const PasskeyCase& test,
-    std::uint64_t seed,
-    const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
 
 /// Whether the first run of digits in the answer is the key.
 [[nodiscard]] bool answers(const std::string& text, const std::string& key);

@@ -1,21 +1,17 @@
 #include "sedpa/format/attention_pattern.h"
 
-#include <fmt/format.h>
 #include <algorithm>
-
-#include <charconv>
-#include <cmath>
 #include <cstdint>
 #include <filesystem>
-#include <iterator>
 #include <limits>
+#include <optional>
 #include <system_error>
 
 #include "sedpa/core/fail.h"
 #include "sedpa/format/atomic_file.h"
+#include "sedpa/format/head_table.h"
 #include "sedpa/format/json.h"
 #include "sedpa/format/mapped_file.h"
-#include "sedpa/format/printable.h"
 
 namespace sedpa {
 namespace {
@@ -23,8 +19,9 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kGatesFile = "full_attention_heads.tsv";
+constexpr const char* kScoresFile = "query_head_scores.tsv";
 constexpr const char* kConfigFile = "config.json";
-constexpr std::size_t kLongest = std::size_t{4} << 20;  // bytes of either file
+constexpr std::size_t kLongest = std::size_t{4} << 20;  // bytes of config.json
 
 std::string join(const std::string& directory, const char* file) {
   return (std::filesystem::path(directory) / file).string();
@@ -32,53 +29,6 @@ std::string join(const std::string& directory, const char* file) {
 
 std::string_view text_of(const MappedFile& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
-}
-
-/// Takes everything up to `separator` off the front of `rest`, and the separator.
-std::string_view take(std::string_view& rest, char separator) {
-  const std::size_t length = std::min(rest.find(separator), rest.size());
-  const std::string_view piece = rest.substr(0, length);
-  rest.remove_prefix(std::min(length + 1, rest.size()));
-  return piece;
-}
-
-std::string_view trim(std::string_view text) {
-  const std::size_t first = text.find_first_not_of(" \r");
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(" \r") - first + 1);
-}
-
-double parse_gate(std::string_view field, const std::string& path, int line, int column) {
-  const std::string_view text = trim(field);
-  double gate = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), gate);
-  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(gate)) {
-    fail("{}: line {}, column {} is {}, expected a finite number", path, line, column,
-         printable(field));
-  }
-  return gate > 0 ? std::min(gate, 1.0) : 0.0;
-}
-
-void parse_gates(std::string_view tsv, const std::string& path, AttentionPattern& pattern) {
-  if (tsv.size() > kLongest) {
-    fail("{}: {} bytes, expected at most {}", path, tsv.size(), kLongest);
-  }
-  tsv = tsv.substr(0, tsv.find_last_not_of("\r\n ") + 1);  // line ends after the last row
-  if (tsv.empty()) fail("{}: is empty, expected a row of gates for each layer", path);
-  while (!tsv.empty()) {
-    std::string_view line = take(tsv, '\n');
-    ++pattern.layers;
-    int columns = 1;
-    for (; line.find('\t') != std::string_view::npos; ++columns) {
-      pattern.gates.push_back(parse_gate(take(line, '\t'), path, pattern.layers, columns));
-    }
-    pattern.gates.push_back(parse_gate(line, path, pattern.layers, columns));
-    if (pattern.layers == 1) pattern.kv_heads = columns;
-    if (columns != pattern.kv_heads) {
-      fail("{}: line {} has {} gates, expected {} as in the first", path, pattern.layers, columns,
-           pattern.kv_heads);
-    }
-  }
 }
 
 int parse_tokens(const json& config, const char* key, int lowest, const std::string& path) {
@@ -95,6 +45,16 @@ int parse_tokens(const json& config, const char* key, int lowest, const std::str
   return found->get<int>();
 }
 
+void check_scores(const AttentionPattern& pattern, const std::string& path) {
+  if (pattern.query_heads < 1 || pattern.query_heads % pattern.kv_heads != 0 ||
+      pattern.query_scores.size() != static_cast<std::size_t>(pattern.layers) *
+                                         static_cast<std::size_t>(pattern.query_heads)) {
+    fail(
+        "{}: {} scores for {} query heads a layer, expected {} layers of a multiple of {} KV heads",
+        path, pattern.query_scores.size(), pattern.query_heads, pattern.layers, pattern.kv_heads);
+  }
+}
+
 void check(const AttentionPattern& pattern, const std::string& directory) {
   const bool shaped = pattern.layers > 0 && pattern.kv_heads > 0 &&
                       pattern.gates.size() == static_cast<std::size_t>(pattern.layers) *
@@ -106,6 +66,7 @@ void check(const AttentionPattern& pattern, const std::string& directory) {
   for (const double gate : pattern.gates) {
     if (!(gate >= 0 && gate <= 1)) fail("{}: a gate of {}, expected 0 to 1", directory, gate);
   }
+  if (!pattern.query_scores.empty()) check_scores(pattern, directory);
   if (pattern.sink_size < 0 || pattern.recent_size < 1) {
     fail("{}: a window of {} first and {} last tokens, expected at least 0 and 1", directory,
          pattern.sink_size, pattern.recent_size);
@@ -117,13 +78,23 @@ void check(const AttentionPattern& pattern, const std::string& directory) {
 AttentionPattern load_attention_pattern(const std::string& directory) {
   const MappedFile gates = MappedFile::open(join(directory, kGatesFile));
   const MappedFile config = MappedFile::open(join(directory, kConfigFile));
-  return parse_attention_pattern(text_of(gates), text_of(config), directory);
+  AttentionPattern pattern = parse_attention_pattern(text_of(gates), text_of(config), directory);
+  const std::string scores_path = join(directory, kScoresFile);
+  if (std::error_code error; std::filesystem::exists(scores_path, error)) {
+    HeadTable scores = parse_head_table(text_of(MappedFile::open(scores_path)), scores_path);
+    pattern.query_heads = scores.heads;
+    pattern.query_scores = std::move(scores.numbers);
+    check_scores(pattern, scores_path);
+  }
+  return pattern;
 }
 
 AttentionPattern parse_attention_pattern(std::string_view tsv, std::string_view config_json,
                                          const std::string& directory) {
-  AttentionPattern pattern;
-  parse_gates(tsv, join(directory, kGatesFile), pattern);
+  HeadTable gates = parse_head_table(tsv, join(directory, kGatesFile));
+  AttentionPattern pattern{
+      .layers = gates.layers, .kv_heads = gates.heads, .gates = std::move(gates.numbers)};
+  for (double& gate : pattern.gates) gate = gate > 0 ? std::min(gate, 1.0) : 0.0;
   const std::string path = join(directory, kConfigFile);
   const json config = parse_json(config_json, path, kLongest);
   if (!config.is_object()) fail("{}: is {}, expected an object", path, config.type_name());
@@ -147,21 +118,23 @@ void save_attention_pattern(const std::string& directory, const AttentionPattern
       if (!config.contains(key)) config[key] = value;
     }
   }
-  std::string tsv;
-  for (std::size_t i = 0; i < pattern.gates.size(); ++i) {
-    const bool last = (i + 1) % static_cast<std::size_t>(pattern.kv_heads) == 0;
-    fmt::format_to(std::back_inserter(tsv), "{}{}", pattern.gates[i], last ? '\n' : '\t');
-  }
-
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) fail("{}: cannot make the directory: {}", directory, error.message());
   AtomicFile gates_file(join(directory, kGatesFile));
   AtomicFile config_file(join(directory, kConfigFile));
-  gates_file.write(tsv);
+  std::optional<AtomicFile> scores_file;
+  gates_file.write(format_head_table(pattern.gates, pattern.kv_heads));
   config_file.write(config.dump(2) + "\n");
+  // Scores of a pattern that stood here before are not this one's.
+  std::filesystem::remove(join(directory, kScoresFile), error);
+  if (!pattern.query_scores.empty()) {
+    scores_file.emplace(join(directory, kScoresFile));
+    scores_file->write(format_head_table(pattern.query_scores, pattern.query_heads));
+  }
   gates_file.commit();
   config_file.commit();
+  if (scores_file) scores_file->commit();
 }
 
 }  // namespace sedpa

@@ -6,7 +6,7 @@
 
 #include "sedpa/core/thread_pool.h"
 #include "sedpa/engine/engine.h"
-#include "sedpa/engine/session.h"
+#include "sedpa/identify/attention_reader.h"
 
 namespace sedpa {
 
@@ -42,45 +42,35 @@ class OutputError {
   /// Allocates a session. The engine must be loaded and outlive this. Throws Error when a size is
   /// out of range or when the model's own attention is a window shorter than the context.
   OutputError(Engine& engine, const OutputErrorOptions& options);
-  /// The session that it allocates, to plan memory by.
-  [[nodiscard]] static SessionOptions session_options(const OutputErrorOptions& options,
-                                                      const ModelConfig& config);
 
-  /// `rows`: ascending positions of `tokens`. Everything before the first of them is only read.
-  /// `progress(done)` tells tokens read.
+  /// As AttentionReader::read.
   RowLosses measure(std::span<const std::int32_t> tokens, std::span<const std::int64_t> rows,
                     const std::function<void(std::int64_t done)>& progress = {});
 
  private:
-  void observe(std::int32_t layer, Rows qkv, Rows o);
-  // The rows of one pass, `first` being the position of the pass's first token.
-  void measure_layer(std::int32_t layer, std::int64_t first, std::span<const std::int64_t> rows,
-                     float* losses);
-  void read_keys(std::int32_t layer, std::int64_t begin, std::int64_t end);
-  void window_difference(std::int64_t row_of_pass, std::int64_t position, std::int32_t kv_head,
-                         const float* queries, const float* outputs, float* difference);
+  void measure_layer(std::int32_t layer, const PassRows& rows, float* losses);
+  void read_window(std::int32_t layer, std::int64_t begin, std::int64_t end);
+  void window_difference(std::int64_t position, std::int32_t kv_head, const float* queries,
+                         const float* outputs, float* difference);
   // Norms of W_o x for rows x [count, query_cols] on the host.
   void projected_norms(const Linear& output, const std::vector<float>& x, std::int64_t count,
                        std::vector<float>& norms);
 
   Engine& engine_;
   OutputErrorOptions options_;
+  AttentionReader reader_;
   AttentionShape shape_;
-  Session session_;
   ThreadPool pool_;
   Buffer inputs_;   // [projection_rows, query_cols]
   Buffer results_;  // [projection_rows, width]
   std::int64_t projection_rows_ = 0;
 
-  std::vector<float> queries_;  // [layers, rows of a pass, query_cols]
-  std::vector<float> outputs_;  // [layers, rows of a pass, query_cols]
   // Keys and values that the rows of a pass can see through the window: sinks, then recent ones.
   std::int64_t sinks_ = 0;         // count
   std::int64_t recent_begin_ = 0;  // position of the first after the sinks
   std::int64_t window_rows_ = 0;   // count of both
   std::vector<float> keys_;        // [kv_heads, window_rows, head_dim]
   std::vector<float> values_;      // [kv_heads, window_rows, head_dim]
-  std::vector<std::byte> raw_;     // rows as the cache stores them
 };
 
 }  // namespace sedpa

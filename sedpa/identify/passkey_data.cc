@@ -3,19 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
-#include <numeric>
 #include <span>
 
 #include "sedpa/core/fail.h"
-#include "sedpa/format/mapped_file.h"
 
 namespace sedpa {
 namespace {
-
-// How far from the wanted place a paragraph, then a sentence, is looked for.
-constexpr std::int64_t kNear = 128;  // tokens
 
 constexpr std::array kWords = {
     "apple",  "river",   "stone",   "candle",  "window", "garden",  "silver", "orange",  "planet",
@@ -95,14 +88,6 @@ MarkedText encode_marked(const Tokenizer& tokenizer, std::string_view before, st
   return marked;
 }
 
-template <class T>
-void shuffle(std::vector<T>& items, Random& random) {
-  for (std::size_t i = items.size(); i > 1; --i) {
-    std::swap(items[i - 1],
-              items[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(i)))]);
-  }
-}
-
 std::string random_words(int count, Random& random) {
   std::string text;
   for (int i = 0; i < count; ++i) {
@@ -112,84 +97,31 @@ std::string random_words(int count, Random& random) {
   return text;
 }
 
-std::int64_t checked_filler(std::int64_t tokens, std::int64_t needed) {
-  // Some text must stand between the keys, or nothing is hidden.
-  const std::int64_t least = needed + needed / 4 + 16;
-  if (tokens < least) {
-    fail(
-        "prompts of {} tokens are too short for the keys and questions in them, expected at "
-        "least {}",
-        tokens, least);
-  }
-  return tokens - needed;
+// What tells a key, in the document and in the answer alike.
+std::string telling(std::string_view owner) { return fmt::format("The secret of {} is: ", owner); }
+
+MarkedText encode_answer(const Tokenizer& tokenizer, std::string_view owner,
+                         std::string_view words) {
+  return encode_marked(tokenizer,
+                       fmt::format("\nWhat is the secret of {}? {}", owner, telling(owner)), words,
+                       ".\n");
 }
 
 }  // namespace
 
-FillerText FillerText::read(const Tokenizer& tokenizer, const std::string& path) {
-  namespace fs = std::filesystem;
-  std::vector<std::string> files;
-  std::error_code error;
-  if (fs::is_directory(path, error)) {
-    for (const fs::directory_entry& entry : fs::directory_iterator(path, error)) {
-      if (entry.is_regular_file(error)) files.push_back(entry.path().string());
-    }
-    std::sort(files.begin(), files.end());
-    if (files.empty()) fail("{}: no text files in this directory", path);
-  } else {
-    files.push_back(path);
-  }
-  std::string text;
-  for (const std::string& file : files) {
-    if (text.size() >= kMaxBytes) break;
-    const MappedFile mapped = MappedFile::open(file);
-    const std::span<const std::byte> bytes = mapped.bytes();
-    const std::size_t count = std::min(bytes.size(), kMaxBytes - text.size());
-    text.append(reinterpret_cast<const char*>(bytes.data()), count);
-    if (!text.ends_with("\n\n")) text += "\n\n";
-  }
-  return {tokenizer, text, path};
-}
-
-FillerText::FillerText(const Tokenizer& tokenizer, std::string_view text, std::string name)
-    : name_(std::move(name)) {
-  tokens_ = encode(tokenizer, text.substr(0, kMaxBytes));
-  breaks_.reserve(tokens_.size());
-  std::string tail;  // the last bytes before the token
-  for (const std::int32_t id : tokens_) {
-    const std::string_view end =
-        std::string_view(tail).substr(0, tail.find_last_not_of(" \n\"'") + 1);
-    const bool sentence =
-        end.ends_with('.') || end.ends_with('!') || end.ends_with('?') || end.ends_with("\u201d");
-    const bool blank_line = tail.ends_with("\n\n") || tail.ends_with("\n\r\n");
-    breaks_.push_back(blank_line ? Break::paragraph : sentence ? Break::sentence : Break::none);
-    tail += tokenizer.piece(id);
-    if (tail.size() > 16) tail.erase(0, tail.size() - 16);
-  }
-}
-
-std::int64_t FillerText::random_start(std::int64_t count, Random& random) const {
-  if (count > size()) {
-    fail("{}: the text has {} tokens, expected at least {} for prompts of this length", name_,
-         size(), count);
-  }
-  const std::int64_t last = size() - count;
-  std::int64_t start = random.below(last + 1);
-  while (start > 0 && breaks_[static_cast<std::size_t>(start)] != Break::paragraph) --start;
-  return start;
-}
-
-std::int64_t FillerText::nearest_break(std::int64_t wanted, std::int64_t begin,
-                                       std::int64_t end) const {
-  for (const Break least : {Break::paragraph, Break::sentence}) {
-    for (std::int64_t distance = 0; distance <= kNear; ++distance) {
-      for (const std::int64_t place : {wanted - distance, wanted + distance}) {
-        if (place < begin || place > end || place >= size()) continue;
-        if (breaks_[static_cast<std::size_t>(place)] >= least) return place;
-      }
-    }
-  }
-  return wanted;
+std::int64_t most_answer_tokens(const Tokenizer& tokenizer, int keys, int words) {
+  const auto tokens = [&](std::string_view owner, std::string_view word) {
+    std::string all(word);
+    for (int i = 1; i < words; ++i) all.append(" ").append(word);
+    return std::ssize(encode_answer(tokenizer, owner, all).tokens);
+  };
+  const char* longest =
+      *std::max_element(kWords.begin(), kWords.end(), [&](const char* a, const char* b) {
+        return tokens(kOwners.front(), a) < tokens(kOwners.front(), b);
+      });
+  std::int64_t most = 0;
+  for (const char* owner : kOwners) most = std::max(most, tokens(owner, longest));
+  return keys * most;
 }
 
 PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& filler,
@@ -201,7 +133,7 @@ PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& 
     fail("{} words in a key, expected 1 to 1000", options.words);
   }
   std::vector<std::string> owners(kOwners.begin(), kOwners.end());
-  shuffle(owners, random);
+  random.shuffle(owners);
   owners.resize(static_cast<std::size_t>(options.keys));
 
   // Told and answered in the same words, so that the key is made of the same tokens.
@@ -218,19 +150,17 @@ PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& 
   std::int64_t needed = std::ssize(intro) + std::ssize(end);
   for (const std::string& owner : owners) {
     Secret secret{.words = random_words(options.words, random), .told = {}, .answer = {}};
-    const std::string sentence = fmt::format("The secret of {} is: ", owner);
-    secret.told = encode_marked(tokenizer, "\n\nRemember this. " + sentence, secret.words, ".\n\n");
-    secret.answer =
-        encode_marked(tokenizer, fmt::format("\nWhat is the secret of {}? {}", owner, sentence),
-                      secret.words, ".\n");
+    secret.told =
+        encode_marked(tokenizer, "\n\nRemember this. " + telling(owner), secret.words, ".\n\n");
+    secret.answer = encode_answer(tokenizer, owner, secret.words);
     needed += std::ssize(secret.told.tokens) + std::ssize(secret.answer.tokens);
     secrets.push_back(std::move(secret));
   }
-  const std::int64_t filler_count = checked_filler(options.tokens, needed);
-  const std::int64_t start = filler.random_start(filler_count, random);
+  const std::int64_t filler_tokens = filler_count(options.tokens, needed);
+  const std::int64_t start = filler.random_start(filler_tokens, random);
   for (Secret& secret : secrets) {
     secret.place =
-        filler.nearest_break(start + random.below(filler_count + 1), start, start + filler_count);
+        filler.nearest_break(start + random.below(filler_tokens + 1), start, start + filler_tokens);
   }
   std::stable_sort(secrets.begin(), secrets.end(),
                    [](const Secret& a, const Secret& b) { return a.place < b.place; });
@@ -244,10 +174,10 @@ PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& 
     secret.told_at = std::ssize(prompt.tokens) + secret.told.key;
     append(prompt.tokens, secret.told.tokens);
   }
-  append(prompt.tokens, filler.tokens(at, start + filler_count - at));
+  append(prompt.tokens, filler.tokens(at, start + filler_tokens - at));
   append(prompt.tokens, end);
   prompt.questions = std::ssize(prompt.tokens);
-  shuffle(secrets, random);
+  random.shuffle(secrets);
   for (const Secret& secret : secrets) {
     prompt.keys.push_back({.text = secret.words,
                            .told = secret.told_at,
@@ -259,7 +189,8 @@ PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& 
 }
 
 PasskeyQuestion make_passkey_question(const Tokenizer& tokenizer, const FillerText& filler,
-                                      const PasskeyQuestionOptions& options, Random& random) {
+                                      const PasskeyQuestionOptions& options, Random& passage,
+                                      Random& digits) {
   if (!(options.depth >= 0 && options.depth <= 1)) {
     fail("depth is {}, expected a number from 0 to 1", options.depth);
   }
@@ -268,25 +199,26 @@ PasskeyQuestion make_passkey_question(const Tokenizer& tokenizer, const FillerTe
   }
   PasskeyQuestion question;
   for (int i = 0; i < options.digits; ++i) {
-    question.key += static_cast<char>('0' + (i == 0 ? 1 + random.below(9) : random.below(10)));
+    question.key += static_cast<char>('0' + (i == 0 ? 1 + digits.below(9) : digits.below(10)));
   }
   const Tokens intro = encode_intro(tokenizer, kQuestionIntro);
   const Tokens told =
       encode(tokenizer, fmt::format("\n\nThe pass key is {}. Remember it. {} is the pass key.\n\n",
                                     question.key, question.key));
   const Tokens ask = encode(tokenizer, kQuestion);
-  const std::int64_t filler_count =
-      checked_filler(options.tokens, std::ssize(intro) + std::ssize(told) + std::ssize(ask));
-  const std::int64_t start = filler.random_start(filler_count, random);
+  const std::int64_t filler_tokens =
+      filler_count(options.tokens, std::ssize(intro) + std::ssize(told) + std::ssize(ask));
+  const std::int64_t start = filler.random_start(filler_tokens, passage);
   const auto wanted = start + static_cast<std::int64_t>(
-                                  std::llround(options.depth * static_cast<double>(filler_count)));
-  const std::int64_t place = filler.nearest_break(wanted, start, start + filler_count);
+                                  std::llround(options.depth * static_cast<double>(filler_tokens)));
+  const std::int64_t place = filler.nearest_break(wanted, start, start + filler_tokens);
 
   question.tokens = intro;
   append(question.tokens, filler.tokens(start, place - start));
   question.told = std::ssize(question.tokens);
   append(question.tokens, told);
-  append(question.tokens, filler.tokens(place, start + filler_count - place));
+  append(question.tokens, filler.tokens(place, start + filler_tokens - place));
+  question.asked = std::ssize(question.tokens);
   append(question.tokens, ask);
   return question;
 }

@@ -1,46 +1,13 @@
 #pragma once
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "sedpa/identify/filler_text.h"
 #include "sedpa/identify/random.h"
 #include "sedpa/tokenizer/tokenizer.h"
 
 namespace sedpa {
-
-/// Ordinary text to hide keys in, as tokens, with the places where a sentence may be put in.
-class FillerText {
- public:
-  /// Reads a file, or every regular file of a directory in the order of their names, up to
-  /// kMaxBytes in all. Throws Error when there is nothing to read.
-  static FillerText read(const Tokenizer& tokenizer, const std::string& path);
-  /// `name` stands in messages. Text beyond kMaxBytes is left out.
-  FillerText(const Tokenizer& tokenizer, std::string_view text, std::string name);
-
-  static constexpr std::size_t kMaxBytes = std::size_t{16} << 20;
-
-  [[nodiscard]] const std::string& name() const { return name_; }
-  [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(tokens_.size()); }
-  /// Where `count` tokens can begin: at a random paragraph that leaves room for them. Throws Error
-  /// when the text has fewer.
-  [[nodiscard]] std::int64_t random_start(std::int64_t count, Random& random) const;
-  [[nodiscard]] std::span<const std::int32_t> tokens(std::int64_t begin, std::int64_t count) const {
-    return std::span(tokens_).subspan(static_cast<std::size_t>(begin),
-                                      static_cast<std::size_t>(count));
-  }
-  /// The place in [begin, end] nearest to `wanted` where a paragraph starts; if none is near, where
-  /// a sentence starts; if none is near either, `wanted` itself.
-  [[nodiscard]] std::int64_t nearest_break(std::int64_t wanted, std::int64_t begin,
-                                           std::int64_t end) const;
-
- private:
-  enum class Break : std::uint8_t { none, sentence, paragraph };
-
-  std::string name_;
-  std::vector<std::int32_t> tokens_;
-  std::vector<Break> breaks_;  // [tokens], what begins with the token
-};
 
 /// One hidden key: its tokens stand twice, where it is told and where it is answered.
 struct HiddenKey {
@@ -73,11 +40,15 @@ struct PasskeyPromptOptions {
                                                 const PasskeyPromptOptions& options,
                                                 Random& random);
 
+/// The most tokens that the questions and answers of such a prompt have, whatever is drawn.
+[[nodiscard]] std::int64_t most_answer_tokens(const Tokenizer& tokenizer, int keys, int words);
+
 /// A test of one key: a document and the question that a model is to continue.
 struct PasskeyQuestion {
   std::vector<std::int32_t> tokens;
-  std::string key;        // digits
-  std::int64_t told = 0;  // index of the sentence that tells it
+  std::string key;         // digits
+  std::int64_t told = 0;   // index of the sentence that tells it
+  std::int64_t asked = 0;  // index of the question's first token
 };
 
 struct PasskeyQuestionOptions {
@@ -87,10 +58,11 @@ struct PasskeyQuestionOptions {
 };
 
 /// As make_passkey_prompt, after the passkey task of Mohtashami and Jaggi (arXiv 2305.16300,
-/// section 4.2) with ordinary text instead of repeated sentences.
+/// section 4.2) with ordinary text instead of repeated sentences. `passage` chooses the text and
+/// `digits` the key, so that questions at several depths can be asked of one text.
 [[nodiscard]] PasskeyQuestion make_passkey_question(const Tokenizer& tokenizer,
                                                     const FillerText& filler,
                                                     const PasskeyQuestionOptions& options,
-                                                    Random& random);
+                                                    Random& passage, Random& digits);
 
 }  // namespace sedpa

@@ -2,25 +2,34 @@
 
 namespace sedpa {
 
+void project_heads(Ops& ops, const ModelConfig& c, const Layer& layer, Rows x, Rows h, Rows qkv) {
+  ops.rms_norm(x, layer.attention_norm, c.norm_epsilon, h);
+  ops.linear(layer.qkv, h, qkv);
+  if (layer.query_norm.empty()) return;
+  const AttentionShape shape = c.attention();
+  const Rows queries = qkv.columns(0, shape.key_begin());
+  const Rows keys = qkv.columns(shape.key_begin(), shape.value_begin() - shape.key_begin());
+  ops.head_norm(queries, layer.query_norm, c.norm_epsilon, queries);
+  ops.head_norm(keys, layer.key_norm, c.norm_epsilon, keys);
+}
+
+void project_mlp(Ops& ops, const ModelConfig& c, const Layer& layer, Rows x, Rows o, Rows x_mid,
+                 Rows h, Rows gate_up) {
+  ops.linear_add(layer.output, o, x, x_mid);
+  ops.rms_norm(x_mid, layer.mlp_norm, c.norm_epsilon, h);
+  ops.linear(layer.gate_up, h, gate_up);
+}
+
 void forward(Ops& ops, const Model& model, const KvCache& cache, const Activations& a,
              const StepKey& key, const AttentionObserver& observer) {
   const ModelConfig& c = model.config;
   const auto chunk = [&](Rows rows) { return rows.range(0, key.tokens); };
   const Rows qkv = chunk(a.qkv);
-  const std::int64_t query_cols = std::int64_t{c.query_heads} * c.head_dim;
-  const std::int64_t key_cols = std::int64_t{c.kv_heads} * c.head_dim;
 
   ops.embed(model.embedding, chunk(a.x));
   for (std::int32_t i = 0; i < c.layers; ++i) {
     const Layer& layer = model.layers[static_cast<std::size_t>(i)];
-    ops.rms_norm(chunk(a.x), layer.attention_norm, c.norm_epsilon, chunk(a.h));
-    ops.linear(layer.qkv, chunk(a.h), qkv);
-    if (!layer.query_norm.empty()) {
-      const Rows queries = qkv.columns(0, query_cols);
-      const Rows keys = qkv.columns(query_cols, key_cols);
-      ops.head_norm(queries, layer.query_norm, c.norm_epsilon, queries);
-      ops.head_norm(keys, layer.key_norm, c.norm_epsilon, keys);
-    }
+    project_heads(ops, c, layer, chunk(a.x), chunk(a.h), qkv);
     ops.rope(qkv);
     ops.attention(qkv, cache.layer(i), chunk(a.o));
     ops.commit(qkv, cache.layer(i));
@@ -31,9 +40,7 @@ void forward(Ops& ops, const Model& model, const KvCache& cache, const Activatio
     const std::int64_t rows = i + 1 < c.layers ? key.tokens : key.logit_rows;
     if (rows == 0) return;
     const auto rest = [&](Rows all) { return all.range(key.tokens - rows, rows); };
-    ops.linear_add(layer.output, rest(a.o), rest(a.x), rest(a.x));
-    ops.rms_norm(rest(a.x), layer.mlp_norm, c.norm_epsilon, rest(a.h));
-    ops.linear(layer.gate_up, rest(a.h), rest(a.gate_up));
+    project_mlp(ops, c, layer, rest(a.x), rest(a.o), rest(a.x), rest(a.h), rest(a.gate_up));
     ops.swiglu(rest(a.gate_up), rest(a.act));
     ops.linear_add(layer.down, rest(a.act), rest(a.x), rest(a.x));
   }
@@ -41,7 +48,7 @@ void forward(Ops& ops, const Model& model, const KvCache& cache, const Activatio
   const Rows last = a.x.range(first, key.logit_rows);
   const Rows normed = a.h.range(first, key.logit_rows);
   ops.rms_norm(last, model.output_norm, c.norm_epsilon, normed);
-  ops.linear(model.output, normed, a.logits.range(0, key.logit_rows));
+  if (a.logits.rows > 0) ops.linear(model.output, normed, a.logits.range(0, key.logit_rows));
 }
 
 }  // namespace sedpa

@@ -26,6 +26,8 @@
 
 namespace sedpa {
 
+class TrainOps;
+
 /// Memory of a backend, returned when the last copy goes.
 struct Buffer {
   std::byte* data = nullptr;
@@ -57,6 +59,9 @@ class Ops {
  public:
   virtual ~Ops();
   [[nodiscard]] virtual OpsTraits traits() const = 0;
+  /// What training needs besides, on the same stream (ops/train_ops.h). It lives as long as this.
+  /// Null where a backend does not train.
+  [[nodiscard]] virtual TrainOps* train() = 0;
 
   // --- Memory -------------------------------------------------------------------------------
   /// Zero-filled memory of this backend.
@@ -111,6 +116,8 @@ class Ops {
   virtual void commit(Rows qkv, const KvLayer& cache) = 0;
   /// out = silu(gate) * up for rows [gate | up]. gate_up [n, 2 width], out [n, width].
   virtual void swiglu(Rows gate_up, Rows out) = 0;
+  /// out = 0, whatever was there.
+  virtual void clear(Rows out) = 0;
 };
 
 }  // namespace sedpa

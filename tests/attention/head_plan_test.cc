@@ -152,6 +152,18 @@ TEST(HeadClass, SeesWhatTheContractSays) {
   EXPECT_FALSE(kFull.sees(5, 6));
 }
 
+TEST(HeadPlan, CountsTheHighGatesAmongThoseThatStream) {
+  const std::vector<double> gates = {0.95, 0.2, 1.0, 0.9, 0.91, 0.99};
+  const auto above = [&](double sparsity, double gate) {
+    return HeadPlan::from_gates(gates, 2, 3, sparsity, kFull, kWindow).streaming_above(gates, gate);
+  };
+  EXPECT_EQ(above(0, 0.9), 0);
+  EXPECT_EQ(above(0.4, 0.9), 0);  // 0.2 and 0.9 stream
+  EXPECT_EQ(above(0.6, 0.9), 1);
+  EXPECT_EQ(above(1, 0.9), 4);
+  EXPECT_EQ(above(1, 0.1), 6);
+}
+
 TEST(HeadClass, Capacity) {
   EXPECT_EQ(kFull.capacity(1000), 1000);
   EXPECT_EQ(kWindow.capacity(1000), 320);

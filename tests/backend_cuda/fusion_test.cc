@@ -119,6 +119,21 @@ TEST(Fusion, OnlyNeighboursThatHandOnTheirRowsAreJoined) {
   EXPECT_EQ(fuse(ops).size(), 2u) << "no commit";
 }
 
+// As when heads are masked: between attention, which still is one launch, and the projection.
+TEST(Fusion, ClearedRowsAreClearedInTheirPlace) {
+  Pass pass;
+  OpList ops;
+  for (const Op& op : pass.layer(false)) {
+    ops.push_back(op);
+    if (std::holds_alternative<CommitOp>(op)) ops.emplace_back(ClearOp{pass.o.columns(4, 4)});
+  }
+  const auto launches = fuse(ops);
+  ASSERT_EQ(launches.size(), 5u);
+  EXPECT_TRUE(std::holds_alternative<AttentionJob>(launches[1]));
+  EXPECT_EQ(std::get<ClearOp>(launches[2]).out, pass.o.columns(4, 4));
+  EXPECT_EQ(std::get<LinearJob>(launches[3]).linear, &pass.output);
+}
+
 TEST(Fusion, OrderIsKept) {
   Pass pass;
   Weight table;

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include "sedpa/core/log.h"
 #include "sedpa/engine/engine.h"
+#include "sedpa/format/attention_pattern.h"
 #include "tests/format/support.h"
 #include "tests/support/tiny_model.h"
 
@@ -70,6 +72,24 @@ TEST_F(PlanHeads, RefusesSparsityBeyondItsRange) {
     expect_error([&] { (void)plan_heads(*engine_, {.pattern = pattern_, .sparsity = sparsity}); },
                  {"sparsity", "0 to 1"});
   }
+}
+
+TEST_F(PlanHeads, SaysHowManyHighGatesAreCut) {
+  std::vector<std::string> notes;
+  set_log_sink([&](const std::string& line) { notes.push_back(line); });
+  const std::string high = folder_ / "high";
+  test::write_tiny_pattern(high, 3, 2);
+  AttentionPattern pattern = load_attention_pattern(high);
+  pattern.gates = {0.95, 0.2, 1.0, 0.1, 0.97, 0.99};
+  save_attention_pattern(high, pattern);
+  (void)plan_heads(*engine_, {.pattern = high, .sparsity = 0.3});
+  EXPECT_TRUE(notes.empty());
+  (void)plan_heads(*engine_, {.pattern = high, .sparsity = 0.8});
+  set_log_sink(nullptr);
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes.front().find("high: at sparsity 0.8 2 heads with gates above 0.9"),
+            std::string::npos)
+      << notes.front();
 }
 
 TEST_F(PlanHeads, DescribesThePlan) {

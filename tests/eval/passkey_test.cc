@@ -1,32 +1,13 @@
 #include "sedpa/eval/passkey.h"
 
-#include <gtest/gtest.h>
-
-#include <filesystem>
-
-#include "sedpa/core/error.h"
-#include "sedpa/engine/engine.h"
-#include "tests/support/tiny_model.h"
+#include "tests/eval/needle_engine.h"
 
 namespace sedpa {
 namespace {
 
-TEST(Passkey, CasesCoverLengthsDepthsAndSamples) {
-  const std::vector<PasskeyCase> cases = passkey_cases({1000, 4000}, 3, 2);
-  ASSERT_EQ(cases.size(), 12u);
-  EXPECT_EQ(cases[0].length, 1000);
-  EXPECT_EQ(cases[0].depth, 0.0);
-  EXPECT_EQ(cases[1].sample, 1);
-  EXPECT_EQ(cases[2].depth, 0.5);
-  EXPECT_EQ(cases[4].depth, 1.0);
-  EXPECT_EQ(cases[6].length, 4000);
-  EXPECT_EQ(passkey_cases({1000}, 1, 1)[0].depth, 0.5);
-  EXPECT_THROW((void)passkey_cases({}, 3, 2), Error);
-  EXPECT_THROW((void)passkey_cases({1000}, 0, 2), Error);
-  EXPECT_THROW((void)passkey_cases({1000}, 3, 0), Error);
-}
+using Passkey = test::NeedleEngine;
 
-TEST(Passkey, TheFirstNumberIsTheAnswer) {
+TEST(PasskeyAnswer, TheFirstNumberIsTheAnswer) {
   EXPECT_TRUE(answers(" 48213. Remember it.", "48213"));
   EXPECT_TRUE(answers("48213", "48213"));
   EXPECT_TRUE(answers(" the number 48213", "48213"));
@@ -37,31 +18,30 @@ TEST(Passkey, TheFirstNumberIsTheAnswer) {
   EXPECT_FALSE(answers("", "48213"));
 }
 
-TEST(Passkey, ACaseAsksTheSameWhateverRanBeforeIt) {
-  const std::string path = testing::TempDir() + "sedpa_passkey_model.gguf";
-  test::write_tiny_model(path, {.context = 2048});
-  EngineOptions options;
-  options.model = path;
-  Engine engine(options);
-  engine.load();
-  std::string text;
-  for (int i = 0; i < 200; ++i) text += "The snow fell all night, and nobody came.\n\n";
-  const FillerText filler(engine.tokenizer(), text, "snow");
-  Session session(engine, {.context = passkey_context(1000), .heads = engine.full_plan()});
-  const std::vector<PasskeyCase> cases = passkey_cases({600, 1000}, 2, 2);
-  std::vector<PasskeyOutcome> outcomes;
-  for (const PasskeyCase& test : cases) {
-    outcomes.push_back(run_passkey(session, engine.tokenizer(), filler, test, 1));
-    EXPECT_EQ(outcomes.back().expected.size(), 5u);
-    EXPECT_EQ(outcomes.back().right, answers(outcomes.back().text, outcomes.back().expected));
-  }
-  const PasskeyOutcome again = run_passkey(session, engine.tokenizer(), filler, cases[3], 1);
-  EXPECT_EQ(again.expected, outcomes[3].expected);
-  EXPECT_EQ(again.text, outcomes[3].text);
-  EXPECT_NE(outcomes[2].expected, outcomes[3].expected);
-  EXPECT_NE(run_passkey(session, engine.tokenizer(), filler, cases[3], 2).expected,
-            outcomes[3].expected);
-  std::filesystem::remove(path);
+TEST_F(Passkey, ACaseIsTheSameAlwaysAndDepthsHaveOneText) {
+  const PasskeyTask task(tokenizer(), *filler_, 1);
+  const auto ask = [&](double depth, std::int64_t sample) {
+    return task.prompt({.length = 1200, .depth = depth, .sample = sample});
+  };
+  const NeedlePrompt prompt = ask(0.5, 0);
+  ASSERT_EQ(prompt.questions.size(), 1u);
+  EXPECT_EQ(prompt.document.size() + prompt.questions[0].tokens.size(), 1200u);
+  EXPECT_EQ(prompt.questions[0].expected.size(), 5u);
+  EXPECT_EQ(tokenizer().decode(prompt.questions[0].tokens),
+            "\n\nWhat is the pass key? The pass key is");
+  EXPECT_EQ(ask(0.5, 0).document, prompt.document);
+  EXPECT_NE(ask(0.5, 1).questions[0].expected, prompt.questions[0].expected);
+  EXPECT_NE(PasskeyTask(tokenizer(), *filler_, 2)
+                .prompt({.length = 1200, .depth = 0.5, .sample = 0})
+                .questions[0]
+                .expected,
+            prompt.questions[0].expected);
+  // Another key at another depth, and the same text up to the first of them.
+  const NeedlePrompt late = ask(1, 0);
+  EXPECT_NE(late.questions[0].expected, prompt.questions[0].expected);
+  const auto parts = std::mismatch(late.document.begin(), late.document.end(),
+                                   prompt.document.begin(), prompt.document.end());
+  EXPECT_GT(parts.first - late.document.begin(), 450);
 }
 
 }  // namespace

@@ -88,8 +88,8 @@ TEST(AttentionPattern, BadTables) {
   };
   refused("", {"empty"});
   refused("\n\n", {"empty"});
-  refused("1\t0\n1\n", {"line 2 has 1 gates, expected 2"});
-  refused("1\n1\t0\n", {"line 2 has 2 gates, expected 1"});
+  refused("1\t0\n1\n", {"line 2 has 1 numbers, expected 2"});
+  refused("1\n1\t0\n", {"line 2 has 2 numbers, expected 1"});
   refused("1\t\n", {"line 1, column 2"});
   refused("\t1\n", {"line 1, column 1"});
   refused("1\n\n1\n", {"line 2, column 1"});
@@ -148,6 +148,25 @@ TEST(AttentionPattern, SavedPatternsReadBack) {
   save_attention_pattern(folder, pattern);  // over the first
   EXPECT_FALSE(nlohmann::json::parse(load_attention_pattern(folder).config_json).contains("z"));
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 2);
+}
+
+TEST(AttentionPattern, ScoresOfQueryHeadsGoWithTheirPattern) {
+  const test::TempDir dir;
+  AttentionPattern pattern{.layers = 2, .kv_heads = 1, .gates = {0, 1}, .recent_size = 1};
+  pattern.query_heads = 3;
+  pattern.query_scores = {0.1, 2.5, 0, 1.0 / 3.0, 7, -4};
+  save_attention_pattern(dir.path(), pattern);
+  const AttentionPattern read = load_attention_pattern(dir.path());
+  EXPECT_EQ(read.query_heads, 3);
+  EXPECT_EQ(read.query_scores, pattern.query_scores);
+  pattern.query_scores = {};
+  save_attention_pattern(dir.path(), pattern);  // by another method: the first one's are gone
+  EXPECT_TRUE(load_attention_pattern(dir.path()).query_scores.empty());
+  dir.put("query_head_scores.tsv", "1\t2\n");
+  expect_error([&] { (void)load_attention_pattern(dir.path()); },
+               {"query_head_scores.tsv", "2 scores", "2 layers"});
+  dir.put("query_head_scores.tsv", "1\tx\n1\t2\n");
+  expect_error([&] { (void)load_attention_pattern(dir.path()); }, {"line 1, column 2"});
 }
 
 TEST(AttentionPattern, BadPatternsAreNotSaved) {

@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "sedpa/core/error.h"
+#include "sedpa/identify/pattern_origin.h"
 #include "tests/support/tiny_model.h"
 
 namespace sedpa {
@@ -36,9 +38,9 @@ TEST(HeadScoring, GatesOfHeadsThatLoseNothingAreZero) {
 }
 
 // A tiny model knows nothing, but the whole way from a text to a pattern must hold for it too.
-class ScoreByOutputError : public testing::Test {
+class HeadScoringOfATinyModel : public testing::Test {
  protected:
-  ScoreByOutputError() {
+  HeadScoringOfATinyModel() {
     test::write_tiny_model(path_, {.layers = 3, .context = 4096});
     EngineOptions options;
     options.model = path_;
@@ -50,10 +52,10 @@ class ScoreByOutputError : public testing::Test {
     for (int i = 0; i < 300; ++i) text += "The snow fell all night, and nobody came.\n\n";
     filler_.emplace(engine_->tokenizer(), text, "snow");
   }
-  ~ScoreByOutputError() override { std::filesystem::remove(path_); }
+  ~HeadScoringOfATinyModel() override { std::filesystem::remove(path_); }
 
-  static OutputErrorIdentifyOptions options() {
-    OutputErrorIdentifyOptions options;
+  static HeadScoringOptions options() {
+    HeadScoringOptions options;
     options.context = 2000;
     options.prompts = 2;
     options.keys = 1;
@@ -69,7 +71,7 @@ class ScoreByOutputError : public testing::Test {
   std::optional<FillerText> filler_;
 };
 
-TEST_F(ScoreByOutputError, GivesTheSameScoresForTheSameSeed) {
+TEST_F(HeadScoringOfATinyModel, GivesTheSameScoresForTheSameSeed) {
   std::int64_t last = 0;
   std::int64_t total = 0;
   const HeadScores scores =
@@ -87,33 +89,55 @@ TEST_F(ScoreByOutputError, GivesTheSameScoresForTheSameSeed) {
   EXPECT_GT(scores.positions, 2 * 4);
   for (const double score : scores.scores) EXPECT_GT(score, 0);
   EXPECT_EQ(score_by_output_error(*engine_, *filler_, options()).scores, scores.scores);
-  OutputErrorIdentifyOptions other = options();
+  HeadScoringOptions other = options();
   other.seed = 2;
   EXPECT_NE(score_by_output_error(*engine_, *filler_, other).scores, scores.scores);
 
-  const AttentionPattern pattern = pattern_from_scores(scores, options());
+  const AttentionPattern pattern =
+      pattern_from_gates(scores, gates_from_scores(scores.scores), options());
   EXPECT_EQ(pattern.layers, 3);
   EXPECT_EQ(pattern.sink_size, 16);
   EXPECT_EQ(pattern.recent_size, 32);
   const auto made =
-      nlohmann::json::parse(describe_output_error(*engine_, *filler_, scores, options()));
+      nlohmann::json::parse(pattern_origin("output-error", *engine_, *filler_, options().seed,
+                                           scoring_settings(scores, options(), "x")));
   EXPECT_EQ(made.at("method"), "output-error");
   EXPECT_EQ(made.at("seed"), 1);
   EXPECT_EQ(made.at("text"), "snow");
+  EXPECT_EQ(made.at("text_fingerprint"), filler_->fingerprint());
   EXPECT_EQ(made.at("model_fingerprint"), engine_->fingerprint());
   EXPECT_EQ(made.at("keys"), (std::vector<int>{1, 1}));
   EXPECT_EQ(made.at("prompt_tokens"), (std::vector<int>{500, 2000}));
 }
 
-TEST_F(ScoreByOutputError, PlansTheSessionThatItMakes) {
-  const SessionOptions planned = output_error_session(*engine_, options());
+// A random model copies now and then by chance, at the least never. What it means to copy is tested
+// on a model that does (strongest_attention_test.cc).
+TEST_F(HeadScoringOfATinyModel, CopyScoresAreSharesAndFoldToTheHighest) {
+  const HeadScores scores = score_by_copying(*engine_, *filler_, options());
+  EXPECT_EQ(scores.tokens, 500 + 2000);
+  ASSERT_EQ(scores.query_scores.size(), 3u * 4u);
+  ASSERT_EQ(scores.scores.size(), 3u * 2u);
+  for (std::size_t h = 0; h < scores.query_scores.size(); ++h) {
+    EXPECT_GE(scores.query_scores[h], 0);
+    EXPECT_LE(scores.query_scores[h], 1);
+    EXPECT_GE(scores.scores[h / 2], scores.query_scores[h]);
+  }
+  for (std::size_t h = 0; h < scores.scores.size(); ++h) {
+    EXPECT_EQ(scores.scores[h],
+              std::max(scores.query_scores[2 * h], scores.query_scores[2 * h + 1]));
+  }
+  EXPECT_EQ(score_by_copying(*engine_, *filler_, options()).query_scores, scores.query_scores);
+}
+
+TEST_F(HeadScoringOfATinyModel, PlansTheSessionThatItMakes) {
+  const SessionOptions planned = scoring_session(*engine_, options());
   EXPECT_EQ(planned.context, 2000);
   EXPECT_EQ(planned.kv, KvDtype::f32);
   EXPECT_EQ(planned.heads.streaming_heads(), 0);
 }
 
-TEST_F(ScoreByOutputError, RefusesWhatCannotBe) {
-  OutputErrorIdentifyOptions bad = options();
+TEST_F(HeadScoringOfATinyModel, RefusesWhatCannotBe) {
+  HeadScoringOptions bad = options();
   bad.prompts = 0;
   EXPECT_THROW(static_cast<void>(score_by_output_error(*engine_, *filler_, bad)), Error);
   bad = options();

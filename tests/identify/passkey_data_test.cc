@@ -42,9 +42,10 @@ class PasskeyData : public testing::Test {
                                {.tokens = tokens, .keys = keys, .words = words}, random);
   }
   PasskeyQuestion question(std::int64_t tokens, double depth, std::uint64_t seed) {
-    Random random(seed);
+    Random passage(seed);
+    Random digits(seed);
     return make_passkey_question(tokenizer_, filler_,
-                                 {.tokens = tokens, .depth = depth, .digits = 7}, random);
+                                 {.tokens = tokens, .depth = depth, .digits = 7}, passage, digits);
   }
   std::string text(const std::vector<std::int32_t>& tokens, std::int64_t begin, std::int64_t end) {
     return tokenizer_.decode(std::span(tokens).subspan(static_cast<std::size_t>(begin),

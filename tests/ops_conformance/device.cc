@@ -72,14 +72,14 @@ void run(Ops& ops, std::int64_t tokens, const std::function<void()>& body) {
   ops.run({.tokens = tokens, .logit_rows = tokens}, body);
 }
 
-std::vector<float> run_checked(Ops& ops, DeviceRows& out, std::int64_t rows,
-                               const std::function<void()>& operation,
-                               const std::function<void()>& before) {
+std::vector<float> call_checked(DeviceRows& out, std::int64_t rows,
+                                const std::function<void()>& operation,
+                                const std::function<void()>& before) {
   std::vector<float> first;
   for (int repeat = 0; repeat < 2; ++repeat) {
     out.poison();
     if (before) before();
-    run(ops, rows, operation);
+    operation();
     const auto values = out.read(rows);
     EXPECT_EQ(out.damage(rows), "");
     if (repeat == 0) {
@@ -90,6 +90,13 @@ std::vector<float> run_checked(Ops& ops, DeviceRows& out, std::int64_t rows,
     }
   }
   return first;
+}
+
+std::vector<float> run_checked(Ops& ops, DeviceRows& out, std::int64_t rows,
+                               const std::function<void()>& operation,
+                               const std::function<void()>& before) {
+  return call_checked(
+      out, rows, [&] { run(ops, rows, operation); }, before);
 }
 
 void expect_within(std::span<const float> actual, std::int64_t rows, const Matrix& expected,

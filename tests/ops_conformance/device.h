@@ -49,6 +49,11 @@ std::vector<float> run_checked(Ops& ops, DeviceRows& out, std::int64_t rows,
                                const std::function<void()>& operation,
                                const std::function<void()>& before = nullptr);
 
+/// The same for an operation that is no part of a step.
+std::vector<float> call_checked(DeviceRows& out, std::int64_t rows,
+                                const std::function<void()>& operation,
+                                const std::function<void()>& before = nullptr);
+
 /// Fails the test when a number of `actual` [rows, expected.cols] is farther from `expected` than
 /// `bound`, or is no number; names the worst place.
 void expect_within(std::span<const float> actual, std::int64_t rows, const Matrix& expected,

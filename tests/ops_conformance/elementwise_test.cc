@@ -280,5 +280,21 @@ TEST(Swiglu, ManyWidths) {
   }
 }
 
+// Whatever was there, numbers that are none included; nothing beside it.
+TEST(Clear, MakesEveryNumberOfAViewZero) {
+  for (const Backend& backend : backends()) {
+    SCOPED_TRACE(backend.name);
+    for (const std::int64_t tokens : {1, 2, 33}) {
+      Sequence sequence(backend, small_sequence(64, 64));
+      DeviceRows out(sequence.ops(), tokens, 48);
+      const std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens), 0);
+      sequence.begin(ids);
+      const auto actual =
+          run_checked(sequence.ops(), out, tokens, [&] { sequence.ops().clear(out.view(tokens)); });
+      EXPECT_EQ(actual, std::vector<float>(static_cast<std::size_t>(tokens * 48), 0.0f));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sedpa::conformance

@@ -18,6 +18,8 @@
 #include "sedpa/engine/generate.h"
 #include "sedpa/engine/plan_heads.h"
 #include "sedpa/engine/session.h"
+#include "sedpa/eval/masking.h"
+#include "sedpa/identify/head_scoring.h"
 
 namespace sedpa {
 namespace {
@@ -123,7 +125,7 @@ class SmolLm2Retrieval : public SmolLm2 {
     engine_->load();
   }
 
-  std::string answer(const HeadPlan& heads) {
+  std::string answer(const HeadPlan& heads, const MaskedHeads& masked = {}) {
     std::ifstream file(kTree + "/data/war_and_peace.txt");
     std::string text(12000, '\0');
     file.read(text.data(), static_cast<std::streamsize>(text.size()));
@@ -138,6 +140,7 @@ class SmolLm2Retrieval : public SmolLm2 {
     session_options.context = static_cast<std::int64_t>(prompt.size()) + 16;
     session_options.heads = heads;
     Session session(*engine_, session_options);
+    mask_heads(session, masked);
     GenerateOptions options;
     options.max_tokens = 8;
     return generate(session, prompt, options).text;
@@ -163,6 +166,25 @@ TEST_F(SmolLm2Retrieval, HalfOfTheHeadsFindTheKey) {
 
 TEST_F(SmolLm2Retrieval, StreamingHeadsAloneDoNotFindIt) {
   EXPECT_EQ(answer(plan(1.0)).find("71432"), std::string::npos);
+}
+
+// Of 270 query heads, the 30 that copy most are needed, and 30 of those that never do are not
+// (Wu et al., arXiv 2404.15574, section 4).
+TEST_F(SmolLm2Retrieval, HeadsThatCopyAreTheOnesThatFind) {
+  const FillerText filler =
+      FillerText::read(engine_->tokenizer(), kTree + "/data/war_and_peace.txt");
+  HeadScoringOptions options;
+  options.context = 1536;
+  options.prompts = 1;
+  const HeadScores scores = score_by_copying(*engine_, filler, options);
+  EXPECT_GT(scores.answer_accuracy, 0.9);
+  EXPECT_GT(*std::max_element(scores.query_scores.begin(), scores.query_scores.end()), 0.5);
+  AttentionPattern pattern = pattern_from_gates(scores, scores.scores, options);
+  pattern.query_heads = scores.query_heads;
+  pattern.query_scores = scores.query_scores;
+  const RankedHeads ranked(pattern, engine_->config().query_heads, false);
+  EXPECT_EQ(answer(engine_->full_plan(), ranked.top(30)).find("71432"), std::string::npos);
+  EXPECT_NE(answer(engine_->full_plan(), ranked.bottom(30)).find("71432"), std::string::npos);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "sedpa/backend/cpu/elementwise.h"
 #include "sedpa/backend/cpu/kernels.h"
 #include "sedpa/backend/cpu/linear.h"
+#include "sedpa/backend/cpu/train_ops.h"
 #include "sedpa/backend/cpu/weights.h"
 #include "sedpa/core/argmax.h"
 #include "sedpa/core/fail.h"
@@ -23,13 +24,16 @@ class CpuOps final : public Ops {
         pool_(options.threads),
         linear_(pool_, cpu::kernels(isa)),
         elementwise_(pool_, cpu::kernels(isa)),
-        attention_(pool_, isa,
-                   options.bf16_attention.value_or(bf16_is_faster(isa)) ? options.compute
-                                                                        : Compute::f32) {}
+        attention_(
+            pool_, isa,
+            options.bf16_attention.value_or(bf16_is_faster(isa)) ? options.compute : Compute::f32),
+        train_(cpu::make_train_ops(pool_, cpu::kernels(isa))) {}
 
   [[nodiscard]] OpsTraits traits() const override {
     return {.device = "cpu", .chunk_tokens = 512, .available_bytes = available_memory()};
   }
+
+  [[nodiscard]] TrainOps* train() override { return train_.get(); }
 
   Buffer allocate(std::size_t bytes) override {
     auto pages = std::make_shared<Pages>(bytes);
@@ -106,6 +110,9 @@ class CpuOps final : public Ops {
   }
   void commit(Rows qkv, const KvLayer& cache) override { attention_.commit(qkv, cache); }
   void swiglu(Rows gate_up, Rows out) override { elementwise_.swiglu(gate_up, out); }
+  void clear(Rows out) override {
+    for (std::int64_t i = 0; i < out.rows; ++i) std::fill_n(out.row(i), out.cols, 0.0f);
+  }
 
  private:
   Compute compute_;
@@ -114,6 +121,7 @@ class CpuOps final : public Ops {
   cpu::LinearRunner linear_;
   cpu::ElementwiseRunner elementwise_;
   CpuAttention attention_;
+  std::unique_ptr<TrainOps> train_;
 };
 
 }  // namespace

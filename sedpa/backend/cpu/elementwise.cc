@@ -3,30 +3,30 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sedpa/backend/cpu/row_loop.h"
 #include "sedpa/backend/cpu/weights.h"
-#include "sedpa/core/checked.h"
 #include "sedpa/core/fail.h"
 
 namespace sedpa::cpu {
 namespace {
 
-/// Numbers that are worth waking another thread for.
-constexpr std::int64_t kNumbersAPiece = 8192;
-
-/// body(row) for all rows, several at a time on each thread.
-template <class Body>
-void for_rows(ThreadPool& pool, std::int64_t rows, std::int64_t cols, const Body& body) {
-  const std::int64_t rows_a_piece =
-      std::max<std::int64_t>(1, kNumbersAPiece / std::max<std::int64_t>(1, cols));
-  pool.for_each(ceil_div(rows, rows_a_piece), [&](std::int64_t piece, int) {
-    const std::int64_t end = std::min(rows, (piece + 1) * rows_a_piece);
-    for (std::int64_t row = piece * rows_a_piece; row < end; ++row) body(row);
-  });
-}
-
 std::int64_t rope_pairs(const OpsPlan& plan) { return plan.rope.dim / 2; }
 
 }  // namespace
+
+void form_angles(ThreadPool& pool, const RopeSpec& rope, std::int64_t first, std::int64_t count,
+                 float* cos, float* sin) {
+  const std::int64_t pairs = rope.dim / 2;
+  // A sine costs as much as some tens of the numbers that for_rows counts.
+  for_rows(pool, count, pairs * 32, [&](std::int64_t row) {
+    const auto position = static_cast<double>(first + row);
+    for (std::int64_t i = 0; i < pairs; ++i) {
+      const double angle = position * rope.inverse_frequency[static_cast<std::size_t>(i)];
+      cos[row * pairs + i] = static_cast<float>(std::cos(angle) * rope.magnitude);
+      sin[row * pairs + i] = static_cast<float>(std::sin(angle) * rope.magnitude);
+    }
+  });
+}
 
 std::size_t ElementwiseRunner::scratch_bytes(const OpsPlan& plan) {
   return static_cast<std::size_t>(plan.max_tokens * (2 * rope_pairs(plan) + 1)) * 4;
@@ -54,16 +54,7 @@ void ElementwiseRunner::begin_step(const Step& step) {
   if (count > max_tokens_) fail("a step of {} tokens exceeds the planned {}", count, max_tokens_);
   tokens_count_ = count;
   std::copy(step.tokens.begin(), step.tokens.end(), tokens_);
-  const std::int64_t pairs = rope_.dim / 2;
-  // A sine costs as much as some tens of the numbers that for_rows counts.
-  for_rows(pool_, count, pairs * 32, [&](std::int64_t row) {
-    const auto position = static_cast<double>(step.past + row);
-    for (std::int64_t i = 0; i < pairs; ++i) {
-      const double angle = position * rope_.inverse_frequency[static_cast<std::size_t>(i)];
-      cos_[row * pairs + i] = static_cast<float>(std::cos(angle) * rope_.magnitude);
-      sin_[row * pairs + i] = static_cast<float>(std::sin(angle) * rope_.magnitude);
-    }
-  });
+  form_angles(pool_, rope_, step.past, count, cos_, sin_);
 }
 
 void ElementwiseRunner::embed(const Weight& table, Rows out) {

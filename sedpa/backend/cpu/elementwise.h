@@ -14,6 +14,11 @@
 
 namespace sedpa::cpu {
 
+/// Cosines and sines of positions [first, first + count), times the magnitude, formed in f64.
+/// cos, sin [count, rope.dim / 2]
+void form_angles(ThreadPool& pool, const RopeSpec& rope, std::int64_t first, std::int64_t count,
+                 float* cos, float* sin);
+
 class ElementwiseRunner {
  public:
   ElementwiseRunner(ThreadPool& pool, const Kernels& kernels) : pool_(pool), kernels_(kernels) {}

@@ -40,6 +40,30 @@ struct PanelProduct {
   std::int64_t out_stride = 0;
 };
 
+/// c = a b, or c += a b: c[m][n] over k of a[m][k] * b[k][n]. Rows of b and c are dense runs,
+/// numbers of a stand anywhere.
+struct SmallProduct {
+  const float* a = nullptr;  // a[m][k] at m * a_row + k * a_step
+  std::int64_t a_row = 0;
+  std::int64_t a_step = 1;
+  const float* b = nullptr;  // [depth, b_row]
+  std::int64_t b_row = 0;
+  float* c = nullptr;  // [rows, c_row]
+  std::int64_t c_row = 0;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t depth = 0;
+  bool add = false;
+};
+
+/// Scores of some keys against query rows that lie across the lanes: [keys][rows], rows a multiple
+/// of 16.
+struct ScoreTile {
+  float* scores = nullptr;
+  std::int64_t keys = 0;
+  std::int64_t rows = 0;
+};
+
 struct Kernels {
   /// The most tokens of a tile.
   int tile = 0;
@@ -58,6 +82,29 @@ struct Kernels {
   /// paired as the style says.
   void (*rotate_neighbours)(float* head, const float* cos, const float* sin, std::int64_t pairs);
   void (*rotate_halves)(float* head, const float* cos, const float* sin, std::int64_t pairs);
+
+  /// Training. d_x = residual (may be null) + (d out / d x)' d_out for out = rms_norm(x). All
+  /// [size]; d_x may be d_out or residual.
+  void (*rms_norm_backward)(const float* x, const float* weight, std::int64_t size, float eps,
+                            const float* d_out, const float* residual, float* d_x);
+  /// d_out [width]; d_gate_up [2 width] may be gate_up.
+  void (*swiglu_backward)(const float* gate_up, std::int64_t width, const float* d_out,
+                          float* d_gate_up);
+  void (*store_bf16)(const float* x, std::int64_t size, std::byte* out);
+  /// out = gate full + (1 - gate) windowed; `full` is bf16 or f32. All [size].
+  void (*mix)(float gate, const std::byte* full, bool bf16, const float* windowed,
+              std::int64_t size, float* out);
+  /// d_windowed = (1 - gate) d_out, which it may be. Returns the sum of d_out (full - windowed).
+  float (*mix_backward)(float gate, const std::byte* full, bool bf16, const float* windowed,
+                        const float* d_out, std::int64_t size, float* d_windowed);
+  void (*small_product)(const SmallProduct& job);
+  /// Scores become softmax weights against the largest score so far. max and sum [rows] are brought
+  /// up to date; what was summed before has to be multiplied by correction [rows].
+  void (*softmax_step)(const ScoreTile& tile, float* max, float* sum, float* correction);
+  /// Scores become weights p = exp(score - lse), and d_weights [keys][rows] the gradient of the
+  /// unscaled scores: scale p (d_weights - delta). lse, delta [rows].
+  void (*softmax_backward)(const ScoreTile& tile, float* d_weights, const float* lse,
+                           const float* delta, float scale);
 
   /// Ceilings: the sum of all words of a buffer (bytes a multiple of 256), and operations (multiply
   /// and add count as two) done in registers for `rounds` rounds.

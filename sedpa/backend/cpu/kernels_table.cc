@@ -12,6 +12,7 @@ const Kernels& table() {
     fill_quantized_products(made);
     fill_packing(made);
     fill_elementwise(made);
+    fill_training(made);
     fill_ceilings(made);
     return made;
   }();

@@ -8,6 +8,7 @@ void fill_plain_products(Kernels& table);
 void fill_quantized_products(Kernels& table);
 void fill_packing(Kernels& table);
 void fill_elementwise(Kernels& table);
+void fill_training(Kernels& table);
 void fill_ceilings(Kernels& table);
 
 /// The whole table, filled on first use.

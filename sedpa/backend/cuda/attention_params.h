@@ -141,8 +141,8 @@ struct OwnKeys {
 // --- One token --------------------------------------------------------------------------------
 
 inline constexpr int kDecodeTile = 16;       // keys: one step of a warp
-inline constexpr int kDecodeLeastKeys = 64;   // of a part of a unit
-inline constexpr int kDecodeUnitKeys = 256;   // whose time a unit more in a piece takes
+inline constexpr int kDecodeLeastKeys = 64;  // of a part of a unit
+inline constexpr int kDecodeUnitKeys = 256;  // whose time a unit more in a piece takes
 inline constexpr int kDecodeRows = 16;       // query rows of a unit
 
 /// Where parts of units go, and how a block's shared memory is laid out (decode_layout).

@@ -111,6 +111,8 @@ class CudaOps final : public Ops {
             .available_bytes = free_bytes};
   }
 
+  [[nodiscard]] TrainOps* train() override { return nullptr; }
+
   // --- Memory -------------------------------------------------------------------------------
   Buffer allocate(std::size_t bytes) override {
     const DeviceMemory memory(bytes);
@@ -248,6 +250,7 @@ class CudaOps final : public Ops {
   }
   void commit(Rows qkv, const KvLayer& cache) override { submit(CommitOp{qkv, &cache}); }
   void swiglu(Rows gate_up, Rows out) override { submit(SwigluOp{gate_up, out}); }
+  void clear(Rows out) override { submit(ClearOp{out}); }
 
  private:
   static constexpr std::size_t kPinnedBytes = std::size_t{4} << 20;
@@ -281,6 +284,11 @@ class CudaOps final : public Ops {
     norm(op.x, op.weight, op.width, op.epsilon, op.out, stream_.get());
   }
   void perform(const SwigluOp& op) { cuda::swiglu(op.gate_up, op.out, stream_.get()); }
+  void perform(const ClearOp& op) {
+    check(cudaMemset2DAsync(op.out.data, static_cast<std::size_t>(op.out.stride) * sizeof(float), 0,
+                            static_cast<std::size_t>(op.out.cols) * sizeof(float),
+                            static_cast<std::size_t>(op.out.rows), stream_.get()));
+  }
   void perform(const LinearJob& job) { linear_.run(job); }
   void perform(const MlpJob& job) { linear_.run(job); }
   void perform(const AttentionJob& job) { attention_.run(job); }

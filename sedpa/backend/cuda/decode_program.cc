@@ -1,6 +1,7 @@
 #include "sedpa/backend/cuda/decode_program.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "sedpa/backend/cuda/tile_map.h"
@@ -19,9 +20,9 @@ constexpr std::int32_t kStageAlignment = 1024;
 constexpr std::int32_t kLeastStageBytes = 2 * kProgramTileBytes;
 constexpr std::int32_t kLeastQuantizedStageBytes = 20480;
 constexpr std::int32_t kMostStageBytes = 32768;
-/// What a multiprocessor has asked for and not got. The memory gives it some 25 to 35 KB a
-/// microsecond, and takes about one to answer: more in flight only makes all others wait longer.
-constexpr std::int32_t kInFlightBytes = 49152;
+/// The time that what a multiprocessor has asked for and not got takes at the memory's pace. The
+/// memory answers in about a microsecond: less leaves it idle, more only makes all others wait.
+constexpr double kInFlightSeconds = 2.1e-6;
 
 constexpr int kMapsAt = 0;
 constexpr std::size_t kPhasesAt = kMostPhases * kMapsAPhase * sizeof(CUtensorMap);
@@ -136,7 +137,10 @@ void DecodeProgram::flush() {
     if (program_shared_bytes(params) > device_.shared_bytes_a_block) break;
   }
   --params.stages;
-  params.ahead = std::clamp(kInFlightBytes / params.stage_bytes, 1, params.stages - 1);
+  const double in_flight =
+      kInFlightSeconds * device_.memory_bytes_per_second / device_.multiprocessors;
+  params.ahead = std::clamp(static_cast<std::int32_t>(std::lround(in_flight / params.stage_bytes)),
+                            1, params.stages - 1);
   params.phases = reinterpret_cast<const ProgramPhase*>(memory_.data() + kPhasesAt) + launched_;
   params.count = static_cast<std::int32_t>(phases_.size() - launched_);
   params.met = reinterpret_cast<std::int32_t*>(memory_.data() + kMetAt) + launches_++;

@@ -94,6 +94,7 @@ struct Alone {
   Launch operator()(const EmbedOp& op) const { return op; }
   Launch operator()(const NormOp& op) const { return op; }
   Launch operator()(const SwigluOp& op) const { return op; }
+  Launch operator()(const ClearOp& op) const { return op; }
   Launch operator()(const LinearOp& op) const {
     return LinearJob{
         .linear = op.linear, .x = op.x, .norm = {}, .residual = op.residual, .out = op.out};

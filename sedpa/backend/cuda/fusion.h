@@ -16,7 +16,7 @@
 namespace sedpa::cuda {
 
 /// One call of a part of the backend.
-using Launch = std::variant<EmbedOp, NormOp, SwigluOp, LinearJob, MlpJob, AttentionJob>;
+using Launch = std::variant<EmbedOp, NormOp, SwigluOp, ClearOp, LinearJob, MlpJob, AttentionJob>;
 
 /// The launches that do what a list says, neighbours joined.
 [[nodiscard]] std::vector<Launch> fuse(std::span<const Op> ops);

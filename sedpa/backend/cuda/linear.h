@@ -62,7 +62,8 @@ class LinearRunner {
   /// is asked of the stream, so that it can be captured.
   void run(const LinearJob& job);
   void run(const MlpJob& job);
-  /// Products of single rows become phases of `program` where it takes them, until it is null again.
+  /// Products of single rows become phases of `program` where it takes them, until it is null
+  /// again.
   void set_program(DecodeProgram* program);
 
  private:

@@ -52,8 +52,13 @@ struct SwigluOp {
   Rows out;
   friend bool operator==(const SwigluOp&, const SwigluOp&) = default;
 };
+struct ClearOp {
+  Rows out;
+  friend bool operator==(const ClearOp&, const ClearOp&) = default;
+};
 
-using Op = std::variant<EmbedOp, NormOp, LinearOp, RopeOp, AttentionOp, CommitOp, SwigluOp>;
+using Op =
+    std::variant<EmbedOp, NormOp, LinearOp, RopeOp, AttentionOp, CommitOp, SwigluOp, ClearOp>;
 using OpList = std::vector<Op>;
 
 }  // namespace sedpa::cuda

@@ -1,0 +1,125 @@
+"""Each function draws one figure and returns it."""
+import matplotlib
+
+matplotlib.use("Agg")  # files only: there may be no screen
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
+
+from sedpa_plots.ranks import spearman  # noqa: E402
+
+INCHES_PER_CELL = 0.22
+MARGIN = 1.6  # inches, for labels
+
+
+def _heat_map(axes, table, label=None, lowest=0.0, highest=None):
+    image = axes.imshow(table, aspect="auto", cmap="viridis", vmin=lowest, vmax=highest,
+                        interpolation="nearest")
+    if label is not None:
+        axes.figure.colorbar(image, ax=axes, label=label)
+
+
+def _heads_axes(axes, table, title):
+    axes.set_title(title)
+    axes.set_xlabel("head")
+    axes.set_ylabel("layer")
+    for axis, count in ((axes.xaxis, table.shape[1]), (axes.yaxis, table.shape[0])):
+        axis.set_major_locator(MaxNLocator(integer=True, nbins=min(count, 12)))
+
+
+def _figure(columns, rows, panels=1):
+    width = panels * (MARGIN + max(columns * INCHES_PER_CELL, 2.4))
+    return plt.subplots(1, panels, squeeze=False, constrained_layout=True,
+                        figsize=(width, MARGIN + max(rows * INCHES_PER_CELL, 2.4)))
+
+
+def heads(table, title):
+    """Layers x heads, bright where the number is high."""
+    figure, axes = _figure(table.shape[1], table.shape[0])
+    _heat_map(axes[0, 0], table, "gate or score", min(0.0, table.min()))
+    _heads_axes(axes[0, 0], table, title)
+    return figure
+
+
+def compare(first, second, titles):
+    """Two tables of the same heads side by side, and each head's place in both orders."""
+    if first.shape != second.shape:
+        raise ValueError(f"{titles[0]} has {first.shape[0]} x {first.shape[1]} heads, "
+                         f"{titles[1]} {second.shape[0]} x {second.shape[1]}")
+    figure, axes = _figure(first.shape[1], first.shape[0], panels=3)
+    for table, title, panel in zip((first, second), titles, axes[0]):
+        _heat_map(panel, table, "gate or score", min(0.0, table.min()))
+        _heads_axes(panel, table, title)
+    panel = axes[0, 2]
+    panel.scatter(first.ravel(), second.ravel(), s=12, alpha=0.7)
+    panel.set_xlabel(titles[0])
+    panel.set_ylabel(titles[1])
+    panel.set_title(f"Spearman's rank correlation {spearman(first, second):.2f}")
+    return figure
+
+
+def masking_curves(cases):
+    """[(mask, [(masked heads, mean score, lowest, highest)])]: the sets of one kind and size are
+    averaged, and every curve begins with what was found when nothing was masked."""
+    sets = {}
+    for case in cases:
+        key = (case.get("mask"), case.get("masked"), case.get("mask_seed"))
+        sets.setdefault(key, []).append(case["score"])
+    means = {key: float(np.mean(scores)) for key, scores in sets.items()}
+    start = [mean for (mask, _, _), mean in means.items() if mask == "none"]
+    curves = []
+    for mask in ("top", "random", "bottom"):
+        counts = sorted({masked for kind, masked, _ in means if kind == mask})
+        points = [(0, start[0], start[0], start[0])] if start else []
+        for count in counts:
+            found = [mean for (kind, masked, _), mean in means.items()
+                     if kind == mask and masked == count]
+            points.append((count, float(np.mean(found)), min(found), max(found)))
+        if counts:
+            curves.append((mask, points))
+    return curves
+
+
+def masking(cases, title):
+    """Score over the number of masked heads, with the range of the random sets."""
+    figure, axes = plt.subplots(constrained_layout=True, figsize=(6, 4))
+    colours = {"top": "tab:red", "random": "tab:grey", "bottom": "tab:blue"}
+    for mask, points in masking_curves(cases):
+        counts, means, lowest, highest = zip(*points)
+        axes.plot(counts, means, marker="o", color=colours[mask], label=f"{mask} heads masked")
+        axes.fill_between(counts, lowest, highest, color=colours[mask], alpha=0.15)
+    axes.set(title=title, xlabel="masked heads", ylabel="score", ylim=(-0.03, 1.03))
+    axes.legend()
+    return figure
+
+
+def needle_grid(cases):
+    """(lengths, depths, scores [depths, lengths]): the mean over samples, nan where there is none."""
+    lengths = sorted({case["prompt_tokens"] for case in cases})
+    depths = sorted({case["depth"] for case in cases})
+    sums = np.zeros((len(depths), len(lengths)))
+    counts = np.zeros_like(sums)
+    for case in cases:
+        place = depths.index(case["depth"]), lengths.index(case["prompt_tokens"])
+        sums[place] += case["score"]
+        counts[place] += 1
+    scores = np.full_like(sums, np.nan)
+    np.divide(sums, counts, out=scores, where=counts > 0)
+    return lengths, depths, scores
+
+
+def needles(cases, title):
+    """Lengths x depths, with every score written in its cell."""
+    lengths, depths, scores = needle_grid(cases)
+    figure, axes = plt.subplots(constrained_layout=True, figsize=(
+        MARGIN + max(0.6 * len(lengths), 3), MARGIN + max(0.35 * len(depths), 2)))
+    _heat_map(axes, scores, "score", 0.0, 1.0)
+    axes.set(title=title, xlabel="tokens", ylabel="depth of the needle")
+    axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths], rotation=45)
+    axes.set_yticks(range(len(depths)), [f"{depth:.2f}" for depth in depths])
+    for (row, column), score in np.ndenumerate(scores):
+        if np.isfinite(score):
+            axes.text(column, row, f"{score:.2f}", ha="center", va="center",
+                      color="black" if score > 0.6 else "white", fontsize=8)
+    return figure

@@ -1,0 +1,184 @@
+// The gradient of the whole training loss with respect to every gate: the reference's against
+// central differences, ours against the reference's. The reference computes every row, ours only
+// those that have a say.
+#include "sedpa/model/backward.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "sedpa/core/error.h"
+#include "sedpa/engine/engine.h"
+#include "tests/model/gate_reference.h"
+
+namespace sedpa::test {
+namespace {
+
+const std::string kModels = std::string(SEDPA_SOURCE_DIR) + "/tests/data/models/";
+
+struct Case {
+  std::string model;
+  HeadClass window;
+  std::int64_t tokens;
+  std::vector<std::int64_t> rows;
+  std::int64_t chunk;
+};
+
+void PrintTo(const Case& c, std::ostream* out) { *out << c.model; }
+
+class GateGradient : public testing::TestWithParam<Case> {
+ protected:
+  GateGradient() : reference_(Checkpoint::open(kModels + GetParam().model)) {
+    const ModelConfig& config = reference_.config();
+    std::mt19937 random(31);
+    for (std::int64_t i = 0; i < GetParam().tokens; ++i) {
+      tokens_.push_back(static_cast<std::int32_t>(random() % config.vocab_size));
+    }
+    for (std::int32_t i = 0; i < config.layers * config.kv_heads; ++i) {
+      gates_.push_back(static_cast<float>(0.1 + 0.8 * static_cast<double>(random() % 1000) / 1000));
+    }
+    gates_f64_.assign(gates_.begin(), gates_.end());
+  }
+
+  double loss(std::span<const double> gates, std::vector<double>* d_gates = nullptr) const {
+    return reference_.loss(tokens_, GetParam().rows, GetParam().window, gates, d_gates);
+  }
+
+  GateReference reference_;
+  std::vector<std::int32_t> tokens_;
+  std::vector<float> gates_;
+  std::vector<double> gates_f64_;
+};
+
+TEST_P(GateGradient, OfTheReferenceIsTheSlope) {
+  std::vector<double> d_gates;
+  (void)loss(gates_f64_, &d_gates);
+  constexpr double kStep = 1e-3;
+  for (std::size_t i = 0; i < d_gates.size(); ++i) {
+    const auto at = [&](double step) {
+      std::vector<double> moved = gates_f64_;
+      moved[i] += step;
+      return loss(moved);
+    };
+    const double slope =
+        (8 * (at(kStep) - at(-kStep)) - (at(2 * kStep) - at(-2 * kStep))) / (12 * kStep);
+    EXPECT_NEAR(d_gates[i], slope, 1e-7 * std::abs(slope)) << "gate " << i;
+  }
+}
+
+TEST_P(GateGradient, OfTheCpuIsTheReferences) {
+  constexpr double kTolerance = 1e-4;
+  std::vector<double> expected;
+  const double expected_loss = loss(gates_f64_, &expected);
+  EngineOptions engine_options;
+  engine_options.model = kModels + GetParam().model;
+  engine_options.device = "cpu";
+  engine_options.threads = 2;
+  engine_options.compute = Compute::f32;
+  Engine engine(engine_options);
+  engine.load();
+  const TrainingOptions options{.heads = engine.full_plan(),
+                                .window = GetParam().window,
+                                .context = GetParam().tokens,
+                                .span = GetParam().rows.back() + 1 - GetParam().rows.front(),
+                                .chunk = GetParam().chunk,
+                                .kv = KvDtype::f32,
+                                .kept = Dtype::f32};
+  TrainingPass pass(engine.ops(), engine.model(), options);
+  std::vector<float> first;
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    std::vector<float> d_gates(gates_.size());
+    const auto found = pass.run({tokens_, GetParam().rows}, gates_, d_gates);
+    ASSERT_TRUE(found.has_value());
+    EXPECT_NEAR(*found, expected_loss, kTolerance * expected_loss);
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(d_gates[i], expected[i], kTolerance * std::abs(expected[i])) << "gate " << i;
+    }
+    if (repeat > 0) EXPECT_EQ(d_gates, first) << "a second run gives other bits";
+    first = d_gates;
+  }
+}
+
+// With all gates at 1 both streams are one, and the loss is least.
+TEST_P(GateGradient, VanishesWhereNothingStreams) {
+  std::fill(gates_f64_.begin(), gates_f64_.end(), 1.0);
+  std::vector<double> d_gates;
+  EXPECT_LT(loss(gates_f64_, &d_gates), 1e-20);
+  for (const double d : d_gates) EXPECT_LT(std::abs(d), 1e-10);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, GateGradient,
+    testing::Values(
+        // The tail is cut in both layers; rows in two runs, the last token not counted.
+        Case{"llama", HeadClass::window(3, 0, 7), 80, {60, 61, 62, 70, 71, 75}, 16},
+        // No sinks; one row; chunks that cut runs.
+        Case{"llama", HeadClass::window(0, 0, 5), 50, {49}, 7},
+        // The lower layer needs every row.
+        Case{"llama", HeadClass::window(4, 0, 16), 50, {30, 31, 32, 33}, 64},
+        // A window of one token, sinks alone beside it.
+        Case{"llama", HeadClass::window(2, 0, 1), 40, {20, 39}, 16},
+        Case{"qwen3", HeadClass::window(3, 0, 6), 60, {50, 51, 57}, 16},       // norms of heads
+        Case{"qwen2-f16.gguf", HeadClass::window(2, 0, 6), 60, {50, 59}, 32},  // biases
+        Case{"llama-yarn", HeadClass::window(2, 0, 9), 70, {60, 61, 69}, 32},
+        Case{"mistral", HeadClass::window(2, 0, 4), 50, {40, 44}, 16}),  // its own sliding window
+    [](const auto& test) { return "case" + std::to_string(test.index); });
+
+TEST(TrainingPass, RefusesWhatItCannotRead) {
+  EngineOptions engine_options;
+  engine_options.model = kModels + "llama";
+  engine_options.threads = 1;
+  Engine engine(engine_options);
+  engine.load();
+  TrainingOptions options{
+      .heads = engine.full_plan(), .window = HeadClass::window(2, 0, 4), .context = 20, .span = 5};
+  TrainingPass pass(engine.ops(), engine.model(), options);
+  const std::vector<std::int32_t> tokens(21, 1);
+  const std::vector<float> gates(4, 1.0f);
+  std::vector<float> d_gates(4);
+  const auto refused = [&](std::size_t count, std::vector<std::int64_t> rows) {
+    EXPECT_THROW((void)pass.run({std::span(tokens).first(count), rows}, gates, d_gates), Error);
+  };
+  refused(21, {5});
+  refused(20, {});
+  refused(20, {5, 4});
+  refused(20, {20});
+  refused(20, {-1});
+  refused(20, {5, 10});
+  options.span = 21;
+  EXPECT_THROW(TrainingPass(engine.ops(), engine.model(), options), Error);
+  options.span = 5;
+  options.window = HeadClass::window(2, 1, 4);
+  EXPECT_THROW(TrainingPass(engine.ops(), engine.model(), options), Error);
+}
+
+TEST(TrainingPass, StopsWhenAskedAndStartsAgain) {
+  EngineOptions engine_options;
+  engine_options.model = kModels + "llama";
+  engine_options.threads = 2;
+  Engine engine(engine_options);
+  engine.load();
+  TrainingPass pass(engine.ops(), engine.model(),
+                    {.heads = engine.full_plan(),
+                     .window = HeadClass::window(2, 0, 4),
+                     .context = 40,
+                     .span = 5,
+                     .chunk = 8});
+  const std::vector<std::int32_t> tokens(40, 1);
+  const std::vector<std::int64_t> rows = {35, 36, 39};
+  const std::vector<float> gates(4, 0.5f);
+  std::vector<float> whole(4);
+  std::vector<float> again(4);
+  int asked = 0;
+  ASSERT_TRUE(pass.run({tokens, rows}, gates, whole, [&] { return ++asked > 0; }));
+  for (int stop = 0; stop < asked; ++stop) {
+    int left = stop;
+    EXPECT_FALSE(pass.run({tokens, rows}, gates, again, [&] { return left-- > 0; }));
+  }
+  ASSERT_TRUE(pass.run({tokens, rows}, gates, again));
+  EXPECT_EQ(whole, again);
+}
+
+}  // namespace
+}  // namespace sedpa::test
