@@ -95,7 +95,9 @@ TEST_P(GateGradient, OfTheCpuIsTheReferences) {
     for (std::size_t i = 0; i < expected.size(); ++i) {
       EXPECT_NEAR(d_gates[i], expected[i], kTolerance * std::abs(expected[i])) << "gate " << i;
     }
-    if (repeat > 0) EXPECT_EQ(d_gates, first) << "a second run gives other bits";
+    if (repeat > 0) {
+      EXPECT_EQ(d_gates, first) << "a second run gives other bits";
+    }
     first = d_gates;
   }
 }
