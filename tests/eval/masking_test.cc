@@ -10,19 +10,14 @@
 #include "sedpa/core/error.h"
 #include "sedpa/engine/engine.h"
 #include "sedpa/format/safetensors.h"
+#include "tests/support/f32_engine.h"
 
 namespace sedpa {
 namespace {
 
-const std::string kModel = std::string(SEDPA_SOURCE_DIR) + "/tests/data/models/llama";
+using test::f32_engine;
 
-EngineOptions f32_engine(const std::string& model) {
-  EngineOptions options;
-  options.model = model;
-  options.threads = 2;
-  options.compute = Compute::f32;
-  return options;
-}
+const std::string kModel = std::string(SEDPA_SOURCE_DIR) + "/tests/data/models/llama";
 
 // The same model with zeros in the columns of these heads.
 std::string zeroed_model(const MaskedHeads& masked, std::int64_t head_dim) {

@@ -12,19 +12,14 @@
 #include "sedpa/core/error.h"
 #include "sedpa/format/safetensors.h"
 #include "tests/identify/copying_model.h"
+#include "tests/support/f32_engine.h"
 
 namespace sedpa {
 namespace {
 
-const std::string kModels = std::string(SEDPA_SOURCE_DIR) + "/tests/data/models/";
+using test::f32_engine;
 
-EngineOptions f32_engine(const std::string& model) {
-  EngineOptions options;
-  options.model = model;
-  options.threads = 2;
-  options.compute = Compute::f32;
-  return options;
-}
+const std::string kModels = std::string(SEDPA_SOURCE_DIR) + "/tests/data/models/";
 
 std::vector<std::int32_t> random_tokens(std::size_t count, std::int32_t vocabulary) {
   std::mt19937 random(17);

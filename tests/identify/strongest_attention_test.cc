@@ -10,19 +10,14 @@
 #include "sedpa/core/error.h"
 #include "sedpa/identify/head_scoring.h"
 #include "tests/identify/copying_model.h"
+#include "tests/support/f32_engine.h"
 
 namespace sedpa {
 namespace {
 
-using Tokens = std::vector<std::int32_t>;
+using test::f32_engine;
 
-EngineOptions f32_engine(const std::string& model) {
-  EngineOptions options;
-  options.model = model;
-  options.threads = 2;
-  options.compute = Compute::f32;
-  return options;
-}
+using Tokens = std::vector<std::int32_t>;
 
 Tokens random_tokens(std::size_t count, std::int32_t vocabulary) {
   std::mt19937 random(5);

@@ -171,10 +171,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
     const DecodeUnit unit(p, room.row_blocks, piece.head_class, piece.first_unit + u);
     prepare_unit<T, kDim>(p, unit, has_own, past, warps, rows, merge_room);
     std::uint32_t queries[kDim / 16][4];
-#pragma unroll
-    for (int k = 0; k < kDim / 16; ++k) {
-      load_matrices(shared_address(rows.queries) + value_offset + 32 * k, queries[k]);
-    }
+    rows.load(queries);
 
     RowState<kDim> state;
     const int stop = (u + 1) * unit_tiles;

@@ -199,6 +199,13 @@ struct DecodeRows {
       : queries(at),
         own_key(at + kDecodeRows * kPitch),
         own_value(at + kDecodeRows * kPitch + 2 * kDim) {}
+  /// The queries as the tensor cores take them. By a warp.
+  __device__ void load(std::uint32_t (&to)[kDim / 16][4]) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const std::uint32_t row = shared_address(queries) + lane % 16 * kPitch + lane / 16 * 16;
+#pragma unroll
+    for (int k = 0; k < kDim / 16; ++k) load_matrices(row + 32 * k, to[k]);
+  }
   __device__ void clear(int threads) {
     for (int i = static_cast<int>(threadIdx.x); i < kBytes / 16; i += threads) {
       reinterpret_cast<uint4*>(queries)[i] = make_uint4(0, 0, 0, 0);

@@ -93,7 +93,6 @@ class DecodeProgram {
   void upload();
 
  private:
-  struct Layout;
   [[nodiscard]] bool room_for_one() const;
 
   DeviceTraits device_;

@@ -100,25 +100,13 @@ struct Alone {
         .linear = op.linear, .x = op.x, .norm = {}, .residual = op.residual, .out = op.out};
   }
   Launch operator()(const RopeOp& op) const {
-    AttentionJob job;
-    job.qkv = op.qkv;
-    job.rotate = true;
-    return job;
+    return AttentionJob{.qkv = op.qkv, .out = {}, .rotate = true};
   }
   Launch operator()(const AttentionOp& op) const {
-    AttentionJob job;
-    job.qkv = op.qkv;
-    job.cache = op.cache;
-    job.out = op.out;
-    job.attend = true;
-    return job;
+    return AttentionJob{.qkv = op.qkv, .cache = op.cache, .out = op.out, .attend = true};
   }
   Launch operator()(const CommitOp& op) const {
-    AttentionJob job;
-    job.qkv = op.qkv;
-    job.cache = op.cache;
-    job.commit = true;
-    return job;
+    return AttentionJob{.qkv = op.qkv, .cache = op.cache, .out = {}, .commit = true};
   }
 };
 

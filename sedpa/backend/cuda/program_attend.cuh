@@ -50,12 +50,7 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
     const DecodeUnit unit(p, phase.room.row_blocks, piece.head_class, piece.first_unit + u);
     prepare_unit<T, kDim>(p, unit, has_own, past, kWarps, rows, room.work());
     std::uint32_t queries[kDim / 16][4];
-#pragma unroll
-    for (int k = 0; k < kDim / 16; ++k) {
-      load_matrices(shared_address(rows.queries) + lane % 16 * DecodeRows<kDim>::kPitch +
-                        lane / 16 * 16 + 32 * k,
-                    queries[k]);
-    }
+    rows.load(queries);
     RowState<kDim> state;
     for (int tile = piece.first_tile; tile < piece.end_tile; ++tile) {
       wait_barrier(room.stage_there(at.index), at.parity);

@@ -46,7 +46,7 @@ struct Offsets {
     step_outputs = pieces + padded(kPhaseSlots * sizeof(AttentionShare));
     work = step_outputs + padded(kPassSteps * 4);
     rows = work + padded(static_cast<std::size_t>(p.work_bytes));
-    barriers = rows + padded(kDecodeRows * (2 * 128 + 16) + 4 * 128);
+    barriers = rows + padded(DecodeRows<128>::kBytes);
     small = barriers + padded(static_cast<std::size_t>(2 * p.stages + 3 * kPhaseSlots) * 8);
     bytes = small + padded((kWarps + 1) * 4);
   }
@@ -54,7 +54,7 @@ struct Offsets {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// A place of a ring, for the `round`th time.
+/// A place of the ring, and the parity of the barriers that its use there waits for.
 struct Place {
   int index = 0;
   int parity = 0;
@@ -138,10 +138,10 @@ struct ProductSteps {
 };
 
 /// Meets the other threads that compute.
-__device__ void join() { named_wait(kDecodeBarrier, kProgramThreads); }
+__device__ inline void join() { named_wait(kDecodeBarrier, kProgramThreads); }
 
 /// Until `wanted` CTAs have come: what they wrote before is there.
-__device__ void await(const std::int32_t* met, std::int32_t wanted) {
+__device__ inline void await(const std::int32_t* met, std::int32_t wanted) {
   if (threadIdx.x == 0) {
     std::int32_t seen;
     do {

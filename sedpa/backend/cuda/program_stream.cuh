@@ -9,7 +9,7 @@ namespace sedpa::cuda::program {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 /// Until a stage is free and little enough is on its way.
-__device__ void wait_for_stage(const Room& room, const Place& at) {
+__device__ inline void wait_for_stage(const Room& room, const Place& at) {
   const ProgramParams& p = room.p;
   wait_barrier(room.stage_read(at.index), at.parity ^ 1);
   const Place older = at.before(p.ahead, p.stages);
@@ -18,7 +18,7 @@ __device__ void wait_for_stage(const Room& room, const Place& at) {
 
 /// Most stages of a product are shared out evenly; the last ones go to who comes first, since the
 /// memory does not serve all alike.
-__device__ Place stream_weights(const ProductPhase& phase, const Room& room, Place at) {
+__device__ inline Place stream_weights(const ProductPhase& phase, const Room& room, Place at) {
   const GemvJob& job = phase.job;
   const ProductSteps steps(phase);
   const int row_bytes = static_cast<int>(phase.layout.bytes);
@@ -64,7 +64,7 @@ __device__ Place stream_weights(const ProductPhase& phase, const Room& room, Pla
   return at;
 }
 
-__device__ AttentionShare share_of(const AttentionPhase& phase) {
+__device__ inline AttentionShare share_of(const AttentionPhase& phase) {
   const AttentionParams& p = phase.params;
   const DecodeSplit split = decode_split(p, phase.room.row_blocks, static_cast<int>(gridDim.x),
                                          program_tile_keys(p.head_dim), __ldcg(p.state.past));
@@ -75,8 +75,8 @@ __device__ AttentionShare share_of(const AttentionPhase& phase) {
   return share;
 }
 
-__device__ Place stream_keys(const AttentionPhase& phase, const AttentionShare& share,
-                             const Room& room, Place at) {
+__device__ inline Place stream_keys(const AttentionPhase& phase, const AttentionShare& share,
+                                    const Room& room, Place at) {
   const AttentionParams& p = phase.params;
   const DecodeSplit::Piece piece = share.piece;
   if (share.parts == 0) return at;
@@ -109,7 +109,7 @@ __device__ Place stream_keys(const AttentionPhase& phase, const AttentionShare& 
 }
 
 /// One thread.
-__device__ void stream(const Room& room) {
+__device__ inline void stream(const Room& room) {
   const ProgramParams& p = room.p;
   const auto fetch = [&](int i) {
     const int slot = i % kPhaseSlots;
