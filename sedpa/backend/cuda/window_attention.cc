@@ -6,6 +6,8 @@
 namespace sedpa::cuda {
 namespace {
 
+constexpr std::int64_t kMostRows = std::int64_t{1} << 30;
+
 bool is_aligned(const Rows& rows) {
   return reinterpret_cast<std::uintptr_t>(rows.data) % 16 == 0 && rows.stride % 4 == 0;
 }
@@ -23,6 +25,9 @@ std::size_t WindowAttention::scratch_bytes(const TrainPlan& plan) {
 }
 
 void WindowAttention::reserve(const TrainPlan& plan) {
+  if (plan.max_rows > kMostRows) {
+    fail("training over {} rows: the CUDA backend takes up to {}", plan.max_rows, kMostRows);
+  }
   if (plan.attention.head_dim > kMostHeadDim) {
     fail("attention has head size {}: the CUDA backend trains sizes up to {}",
          plan.attention.head_dim, kMostHeadDim);
@@ -43,7 +48,9 @@ WindowParams WindowAttention::params(Rows qkv, const HeadClass& window, Rows out
   if (qkv.rows > max_rows_) {
     fail("training's attention was given {} rows, but {} were reserved", qkv.rows, max_rows_);
   }
-  return {.mask = {.rows = qkv.rows, .sink = window.sink, .recent = window.recent},
+  return {.mask = {.rows = static_cast<std::int32_t>(qkv.rows),
+                   .sink = window.sink,
+                   .recent = window.recent},
           .qkv = qkv,
           .out = out,
           .lse = lse,

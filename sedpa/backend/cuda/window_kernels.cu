@@ -42,7 +42,7 @@ __device__ inline int thread_x() { return static_cast<int>(threadIdx.x) % kSide;
 /// zeros beyond. By the whole block.
 template <class T, int kRows>
 __device__ inline void load_vectors(const WindowParams& p, const Rows& from, std::int64_t begin,
-                                    std::int64_t first, std::int64_t count, float* to) {
+                                    int first, int count, float* to) {
   constexpr int kPieces = T::kDim / 4;  // of a vector
   static_assert(kRows * kPieces % kThreads == 0);
 #pragma unroll
@@ -195,14 +195,14 @@ __device__ inline float row_sum(float x) {
 
 /// Rows own, keys pass by. Grid (tiles of rows, query heads).
 template <class T>
-__global__ void __launch_bounds__(kThreads) forward_kernel(WindowParams p) {
+__global__ void __launch_bounds__(kThreads, 2) forward_kernel(WindowParams p) {
   extern __shared__ float4 shared[];
   float* const queries = reinterpret_cast<float*>(shared);
   float* const keys = queries + T::kOwnNumbers;
   float* const values = keys + T::kOtherNumbers;
   float* const weights = values + T::kOtherNumbers;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * T::kOwn;
-  const std::int64_t count = min(static_cast<std::int64_t>(T::kOwn), p.mask.rows - first);
+  const int first = static_cast<int>(blockIdx.x) * T::kOwn;
+  const int count = min(T::kOwn, p.mask.rows - first);
   const int head = static_cast<int>(blockIdx.y);
   const int kv_head = head / (p.query_heads / p.kv_heads);
   load_vectors<T, T::kOwn>(p, p.qkv, static_cast<std::int64_t>(head) * p.dim, first, count,
@@ -218,8 +218,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(WindowParams p) {
     total[i] = 0;
   }
   const SeenKeys seen(p.mask, first, first + count - 1);
-  std::int64_t tile = 0;
-  for (std::int64_t key = seen.after(0); key < seen.end; key = seen.after(key + tile)) {
+  int tile = 0;
+  for (int key = seen.after(0); key < seen.end; key = seen.after(key + tile)) {
     tile = seen.tile(key, T::kOthers);
     __syncthreads();  // the tile before has been used
     load_vectors<T, T::kOthers>(p, p.qkv, p.key_begin + kv_head * p.dim, key, tile, keys);
@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(WindowParams p) {
     dot_vectors<T>(queries, keys, scores);
 #pragma unroll
     for (int i = 0; i < T::kI; ++i) {
-      const std::int64_t row = first + thread_y() + kSide * i;
+      const int row = first + thread_y() + kSide * i;
       bool sees[T::kJ];
       float most = highest[i];
 #pragma unroll
@@ -272,11 +272,21 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(WindowParams p) {
   }
 }
 
+__device__ inline std::int64_t delta_at(const WindowParams& p, int row, int head) {
+  return static_cast<std::int64_t>(row) * p.query_heads + head;
+}
+
+/// Numbers of a run's share of the sinks' gradients.
+__host__ __device__ inline std::int64_t sink_numbers(const WindowParams& p,
+                                                     const KeyPieces& pieces) {
+  return std::int64_t{2} * p.kv_heads * pieces.sinks * p.dim;
+}
+
 /// delta = d_out . out of each row and head, a warp each.
 __global__ void __launch_bounds__(kThreads) delta_kernel(WindowParams p) {
   const std::int64_t vector =
       static_cast<std::int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
-  if (vector >= p.mask.rows * p.query_heads) return;
+  if (vector >= static_cast<std::int64_t>(p.mask.rows) * p.query_heads) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const std::int64_t row = vector / p.query_heads;
   const std::int64_t begin = vector % p.query_heads * p.dim;
@@ -291,15 +301,15 @@ __global__ void __launch_bounds__(kThreads) delta_kernel(WindowParams p) {
 
 /// d_queries. Rows own, keys pass by. Grid (tiles of rows, query heads).
 template <class T>
-__global__ void __launch_bounds__(kThreads) queries_kernel(WindowParams p) {
+__global__ void __launch_bounds__(kThreads, 2) queries_kernel(WindowParams p) {
   extern __shared__ float4 shared[];
   float* const queries = reinterpret_cast<float*>(shared);
   float* const d_out = queries + T::kOwnNumbers;
   float* const keys = d_out + T::kOwnNumbers;
   float* const values = keys + T::kOtherNumbers;
   float* const weights = values + T::kOtherNumbers;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * T::kOwn;
-  const std::int64_t count = min(static_cast<std::int64_t>(T::kOwn), p.mask.rows - first);
+  const int first = static_cast<int>(blockIdx.x) * T::kOwn;
+  const int count = min(T::kOwn, p.mask.rows - first);
   const int head = static_cast<int>(blockIdx.y);
   const int kv_head = head / (p.query_heads / p.kv_heads);
   const std::int64_t begin = static_cast<std::int64_t>(head) * p.dim;
@@ -314,11 +324,11 @@ __global__ void __launch_bounds__(kThreads) queries_kernel(WindowParams p) {
   for (int i = 0; i < T::kI; ++i) {
     const int at = thread_y() + kSide * i;
     lse[i] = at < count ? p.lse.data[(first + at) * p.lse.stride + head] : 0.0f;
-    delta[i] = at < count ? p.delta[(first + at) * p.query_heads + head] : 0.0f;
+    delta[i] = at < count ? p.delta[delta_at(p, first + at, head)] : 0.0f;
   }
   const SeenKeys seen(p.mask, first, first + count - 1);
-  std::int64_t tile = 0;
-  for (std::int64_t key = seen.after(0); key < seen.end; key = seen.after(key + tile)) {
+  int tile = 0;
+  for (int key = seen.after(0); key < seen.end; key = seen.after(key + tile)) {
     tile = seen.tile(key, T::kOthers);
     __syncthreads();
     load_vectors<T, T::kOthers>(p, p.qkv, p.key_begin + kv_head * p.dim, key, tile, keys);
@@ -353,7 +363,7 @@ __global__ void __launch_bounds__(kThreads) queries_kernel(WindowParams p) {
 /// d_keys and d_values. Keys own, the rows of their query heads pass by. Grid: a block for each
 /// piece and KV head, KV heads fastest.
 template <class T>
-__global__ void __launch_bounds__(kThreads) keys_kernel(WindowParams p, KeyPieces pieces) {
+__global__ void __launch_bounds__(kThreads, 2) keys_kernel(WindowParams p, KeyPieces pieces) {
   extern __shared__ float4 shared[];
   float* const keys = reinterpret_cast<float*>(shared);
   float* const values = keys + T::kOwnNumbers;
@@ -374,8 +384,8 @@ __global__ void __launch_bounds__(kThreads) keys_kernel(WindowParams p, KeyPiece
   const int group = p.query_heads / p.kv_heads;
   for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     const std::int64_t begin = static_cast<std::int64_t>(head) * p.dim;
-    for (std::int64_t row = piece.first_row; row < piece.end_row; row += T::kOthers) {
-      const std::int64_t tile = min(static_cast<std::int64_t>(T::kOthers), piece.end_row - row);
+    for (int row = piece.first_row; row < piece.end_row; row += T::kOthers) {
+      const int tile = min(T::kOthers, piece.end_row - row);
       __syncthreads();
       load_vectors<T, T::kOthers>(p, p.qkv, begin, row, tile, queries);
       load_vectors<T, T::kOthers>(p, p.d_out, begin, row, tile, d_out);
@@ -387,9 +397,9 @@ __global__ void __launch_bounds__(kThreads) keys_kernel(WindowParams p, KeyPiece
 #pragma unroll
       for (int j = 0; j < T::kJ; ++j) {
         const int other = thread_x() + kSide * j;
-        const std::int64_t at_row = row + other;
+        const int at_row = row + other;
         const float lse = other < tile ? p.lse.data[at_row * p.lse.stride + head] : 0.0f;
-        const float delta = other < tile ? p.delta[at_row * p.query_heads + head] : 0.0f;
+        const float delta = other < tile ? p.delta[delta_at(p, at_row, head)] : 0.0f;
 #pragma unroll
         for (int i = 0; i < T::kI; ++i) {
           const int at = thread_y() + kSide * i;
@@ -415,8 +425,9 @@ __global__ void __launch_bounds__(kThreads) keys_kernel(WindowParams p, KeyPiece
       store_vector<T>(p, key_sums[i], 1.0f, row + key_begin);
       store_vector<T>(p, value_sums[i], 1.0f, row + value_begin);
     } else {
+      const std::int64_t heads = p.kv_heads;
       float* const part =
-          p.sink_parts + ((piece.run * p.kv_heads + kv_head) * pieces.sinks + key) * 2 * p.dim;
+          p.sink_parts + ((piece.run * heads + kv_head) * pieces.sinks + key) * 2 * p.dim;
       store_vector<T>(p, key_sums[i], 1.0f, part);
       store_vector<T>(p, value_sums[i], 1.0f, part + p.dim);
     }
@@ -425,7 +436,7 @@ __global__ void __launch_bounds__(kThreads) keys_kernel(WindowParams p, KeyPiece
 
 /// The sinks' gradients: the sums of their parts, a thread a number.
 __global__ void __launch_bounds__(kThreads) sinks_kernel(WindowParams p, KeyPieces pieces) {
-  const std::int64_t numbers = p.kv_heads * pieces.sinks * 2 * p.dim;
+  const std::int64_t numbers = sink_numbers(p, pieces);
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= numbers) return;
   float sum = 0;
@@ -482,7 +493,7 @@ void window_backward(const WindowParams& p, cudaStream_t stream) {
     flat.grid = dim3(blocks_of(threads, kThreads));
     launch(flat, kernel, arguments...);
   };
-  launch_threads(32 * p.mask.rows * p.query_heads, delta_kernel, p);
+  launch_threads(std::int64_t{32} * p.mask.rows * p.query_heads, delta_kernel, p);
   with_tiles(p.dim, [&](auto tiles) {
     using T = decltype(tiles);
     LaunchShape tiled = shape;
@@ -493,7 +504,7 @@ void window_backward(const WindowParams& p, cudaStream_t stream) {
     tiled.grid = dim3(static_cast<unsigned>(pieces.count * p.kv_heads));
     launch(tiled, keys_kernel<T>, p, pieces);
     if (pieces.sinks > 0) {
-      launch_threads(p.kv_heads * pieces.sinks * 2 * p.dim, sinks_kernel, p, pieces);
+      launch_threads(sink_numbers(p, pieces), sinks_kernel, p, pieces);
     }
   });
 }
