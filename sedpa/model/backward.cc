@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "sedpa/core/checked.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/model/forward.h"
 
@@ -15,14 +16,20 @@ std::int64_t rows_of(const LiveRows& live) {
   return rows;
 }
 
+/// The tail of a layer's input behind a tail of its output: `recent` - 1 rows longer, and whole
+/// windows, so that documents of all lengths ask for products of the same few shapes.
+std::int64_t tail_before(std::int64_t tail, const HeadClass& window) {
+  return round_up(tail + window.recent - 1, std::int64_t{window.recent});
+}
+
 /// The most rows of a layer's input that can reach a counted row; `layer` = layers: those
 /// themselves.
 std::int64_t most_rows(const ModelConfig& config, const TrainingOptions& options,
                        std::int32_t layer) {
   if (layer == config.layers) return options.span;
-  const std::int64_t reach =
-      std::int64_t{config.layers - layer} * (options.window.recent - 1) + options.span;
-  return std::min(options.context, options.window.sink + reach);
+  std::int64_t tail = options.span;
+  for (std::int32_t i = config.layers; i > layer; --i) tail = tail_before(tail, options.window);
+  return std::min(options.context, options.window.sink + tail);
 }
 
 OpsPlan ops_plan(const ModelConfig& config, const TrainingOptions& options) {
@@ -34,14 +41,6 @@ OpsPlan ops_plan(const ModelConfig& config, const TrainingOptions& options) {
           .max_cols = std::max<std::int64_t>({config.width, config.mlp_width, shape.out_cols()}),
           .max_rank = 0,
           .heads = &options.heads};
-}
-
-TrainOps& train_ops(Ops& ops) {
-  TrainOps* const train = ops.train();
-  if (train == nullptr) {
-    fail("gates cannot be trained on {}: use --device cpu", ops.traits().device);
-  }
-  return *train;
 }
 
 TrainPlan train_plan(const ModelConfig& config, const TrainingOptions& options) {
@@ -120,7 +119,7 @@ KvGeometry TrainingPass::kv_geometry(const ModelConfig& config, const TrainingOp
 std::size_t TrainingPass::bytes(const ModelConfig& config, const TrainingOptions& asked, Ops& ops) {
   const TrainingOptions options = checked(asked);
   std::size_t bytes = ops.scratch_bytes(ops_plan(config, options)) +
-                      train_ops(ops).scratch_bytes(train_plan(config, options)) +
+                      ops.train().scratch_bytes(train_plan(config, options)) +
                       Activations::bytes(config, options.chunk, 0);
   (void)lay_out(config, options, [&](std::size_t area) -> std::byte* {
     bytes += area;
@@ -131,7 +130,7 @@ std::size_t TrainingPass::bytes(const ModelConfig& config, const TrainingOptions
 
 TrainingPass::TrainingPass(Ops& ops, const Model& model, const TrainingOptions& options)
     : ops_(ops),
-      train_(train_ops(ops)),
+      train_(ops.train()),
       model_(model),
       config_(model.config),
       options_(checked(options)),
@@ -165,13 +164,15 @@ std::optional<double> TrainingPass::run(const TrainingDocument& document,
     if (!goes_on()) return std::nullopt;
     student_layer(i);
   }
-  const double loss = loss_gradient();
+  loss_gradient();
   ops_.clear(a_.d_gates);
   for (std::int32_t i = config_.layers - 1; i >= 0; --i) {
     if (!goes_on()) return std::nullopt;
     layer_gradient(i);
   }
   ops_.read(a_.d_gates, d_gates.data());
+  float loss = 0;
+  ops_.read(a_.loss, &loss);
   return loss;
 }
 
@@ -202,15 +203,15 @@ void TrainingPass::plan_rows(const TrainingDocument& document) {
   }
   live_.assign(static_cast<std::size_t>(config_.layers) + 1, {});
   live_.back() = counted;
-  std::int64_t first = document.rows.front();
+  std::int64_t tail = next - document.rows.front();
   const std::int64_t sink = options_.window.sink;
   for (std::size_t i = live_.size() - 1; i-- > 0;) {
-    first -= options_.window.recent - 1;
-    if (first <= sink) {
+    tail = tail_before(tail, options_.window);
+    if (next - tail <= sink) {
       live_[i] = {{0, next}};
     } else {
       if (sink > 0) live_[i].push_back({0, sink});
-      live_[i].push_back({first, next - first});
+      live_[i].push_back({next - tail, tail});
     }
   }
 }
@@ -324,8 +325,8 @@ void TrainingPass::student_layer(std::int32_t layer) {
   });
 }
 
-/// The loss, and its gradient with respect to the last layer's output, in a_.d_out.
-double TrainingPass::loss_gradient() {
+/// The loss, in a_.loss, and its gradient with respect to the last layer's output, in a_.d_out.
+void TrainingPass::loss_gradient() {
   const std::int64_t rows = rows_of(live_.back());
   const Rows x = a_.inputs.back().range(0, rows);
   const Rows hidden = a_.hidden.range(0, rows);
@@ -333,9 +334,6 @@ double TrainingPass::loss_gradient() {
   train_.mean_squared_error(hidden, a_.target.range(0, rows), a_.loss, hidden);
   train_.rms_norm_backward(x, model_.output_norm, config_.norm_epsilon, hidden, {},
                            a_.d_out.range(0, rows));
-  float loss = 0;
-  ops_.read(a_.loss, &loss);
-  return loss;
 }
 
 /// student_layer backwards: from a_.d_out, the gradient of the layer's output, to that of its gates

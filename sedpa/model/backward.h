@@ -13,9 +13,9 @@
 // Of a layer, its input and the teacher's attention output are kept; the rest is computed again.
 // And not every row: a row of a layer's output depends on the sinks and on the `recent` rows up to
 // it, so the rows that can reach a counted one are the sinks and a tail that is recent - 1 rows
-// longer for each layer below. Other rows have no say in the loss, and are not computed. Sinks and
-// tail stand side by side as if they were the whole sequence: the window's mask between them is the
-// same.
+// longer for each layer below, rounded up to whole windows. Other rows have no say in the loss, and
+// are not computed. Sinks and tail stand side by side as if they were the whole sequence: the
+// window's mask between them is the same.
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -104,7 +104,7 @@ class TrainingPass {
   void attend(std::int32_t layer);
   void project_piece(std::int32_t layer, const Piece& piece);
   void student_layer(std::int32_t layer);
-  double loss_gradient();
+  void loss_gradient();
   void layer_gradient(std::int32_t layer);
 
   Ops& ops_;

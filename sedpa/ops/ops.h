@@ -60,8 +60,7 @@ class Ops {
   virtual ~Ops();
   [[nodiscard]] virtual OpsTraits traits() const = 0;
   /// What training needs besides, on the same stream (ops/train_ops.h). It lives as long as this.
-  /// Null where a backend does not train.
-  [[nodiscard]] virtual TrainOps* train() = 0;
+  [[nodiscard]] virtual TrainOps& train() = 0;
 
   // --- Memory -------------------------------------------------------------------------------
   /// Zero-filled memory of this backend.

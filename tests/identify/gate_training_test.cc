@@ -10,6 +10,9 @@
 #include "sedpa/core/error.h"
 #include "tests/format/support.h"
 #include "tests/support/tiny_model.h"
+#ifdef SEDPA_HAVE_CUDA
+#include "sedpa/backend/cuda/cuda_ops.h"
+#endif
 
 namespace sedpa {
 namespace {
@@ -17,6 +20,13 @@ namespace {
 using test::expect_error;
 
 const std::string kData = std::string(SEDPA_SOURCE_DIR) + "/tests/data/";
+
+std::vector<std::string> devices() {
+#ifdef SEDPA_HAVE_CUDA
+  if (!cuda_devices().empty()) return {"cpu", "cuda"};
+#endif
+  return {"cpu"};
+}
 
 // --- Against PyTorch ----------------------------------------------------------------------------
 
@@ -26,14 +36,20 @@ TEST(GateTraining, TenStepsGiveTheGatesOfPyTorch) {
   const nlohmann::json expected = nlohmann::json::parse(file);
   const auto& documents = expected.at("documents");
   ASSERT_EQ(documents.size(), 10u);
-  for (const Compute compute : {Compute::f32, Compute::fast}) {
-    const bool exact = compute == Compute::f32;
-    SCOPED_TRACE(exact ? "f32" : "fast");
+  struct Way {
+    std::string device;
+    Compute compute;
+  };
+  std::vector<Way> ways = {{"cpu", Compute::f32}};
+  for (const std::string& device : devices()) ways.push_back({device, Compute::fast});
+  for (const Way& way : ways) {
+    const bool exact = way.compute == Compute::f32;
+    SCOPED_TRACE(way.device + (exact ? ", f32" : ", fast"));
     EngineOptions options;
     options.model = kData + "models/" + expected.at("model").get<std::string>();
-    options.device = "cpu";
+    options.device = way.device;
     options.threads = 2;
-    options.compute = compute;
+    options.compute = way.compute;
     Engine engine(options);
     engine.load();
     TrainingPass pass(engine.ops(), engine.model(),
@@ -107,7 +123,7 @@ TEST(RankSaturated, OrdersTheHighGatesAndLeavesTheOthers) {
 
 // --- The whole way, with a model that knows nothing ---------------------------------------------
 
-class TinyGateTraining : public testing::Test {
+class TinyGateTraining : public testing::TestWithParam<std::string> {
  protected:
   TinyGateTraining() {
     test::write_tiny_model(folder_ / "tiny.gguf", {.layers = 3, .context = 1024});
@@ -120,6 +136,7 @@ class TinyGateTraining : public testing::Test {
   static std::unique_ptr<Engine> open(const std::string& path) {
     EngineOptions options;
     options.model = path;
+    options.device = GetParam();
     options.threads = 2;
     auto engine = std::make_unique<Engine>(options);
     engine->load();
@@ -144,7 +161,7 @@ class TinyGateTraining : public testing::Test {
   std::optional<FillerText> filler_;
 };
 
-TEST_F(TinyGateTraining, DocumentsCountTheRowsThatPredictAnswers) {
+TEST_P(TinyGateTraining, DocumentsCountTheRowsThatPredictAnswers) {
   const Tokenizer& tokenizer = engine_->tokenizer();
   std::vector<std::int64_t> lengths;
   const GateDocuments documents(tokenizer, *filler_, options());
@@ -169,7 +186,7 @@ TEST_F(TinyGateTraining, DocumentsCountTheRowsThatPredictAnswers) {
   EXPECT_EQ(lengths, (std::vector<std::int64_t>{450, 525, 600}));
 }
 
-TEST_F(TinyGateTraining, GoesOnFromACheckpointBitForBit) {
+TEST_P(TinyGateTraining, GoesOnFromACheckpointBitForBit) {
   GateTrainer whole(*engine_, *filler_, options());
   const std::string path = folder_ / "checkpoint.json";
   std::vector<double> losses;
@@ -190,7 +207,7 @@ TEST_F(TinyGateTraining, GoesOnFromACheckpointBitForBit) {
   EXPECT_EQ(rest.pattern().gates, whole.learner().state().gates);
 }
 
-TEST_F(TinyGateTraining, AStepThatIsStoppedChangesNothing) {
+TEST_P(TinyGateTraining, AStepThatIsStoppedChangesNothing) {
   GateTrainer trainer(*engine_, *filler_, options());
   ASSERT_TRUE(trainer.step());
   const GateLearner::State before = trainer.learner().state();
@@ -200,7 +217,7 @@ TEST_F(TinyGateTraining, AStepThatIsStoppedChangesNothing) {
   EXPECT_TRUE(trainer.step());
 }
 
-TEST_F(TinyGateTraining, RefusesACheckpointOfSomethingElse) {
+TEST_P(TinyGateTraining, RefusesACheckpointOfSomethingElse) {
   const std::string path = folder_ / "checkpoint.json";
   {
     GateTrainer trainer(*engine_, *filler_, options());
@@ -255,7 +272,7 @@ TEST_F(TinyGateTraining, RefusesACheckpointOfSomethingElse) {
   EXPECT_EQ(same.learner().state().step, 0);
 }
 
-TEST_F(TinyGateTraining, ALossThatIsNoNumberKeepsTheLastGoodGates) {
+TEST_P(TinyGateTraining, ALossThatIsNoNumberKeepsTheLastGoodGates) {
   const test::TinyModel shape{.layers = 3, .context = 1024};
   GgufWriter file;
   test::add_tiny_config(file, shape);
@@ -271,7 +288,7 @@ TEST_F(TinyGateTraining, ALossThatIsNoNumberKeepsTheLastGoodGates) {
   EXPECT_EQ(trainer.learner().state(), before);
 }
 
-TEST_F(TinyGateTraining, FindsBeforeTheWorkWhatCannotWork) {
+TEST_P(TinyGateTraining, FindsBeforeTheWorkWhatCannotWork) {
   const auto refused = [&](const GateTrainingOptions& changed,
                            std::initializer_list<std::string_view> parts) {
     expect_error([&] { check_gate_training(*engine_, *filler_, changed); }, parts);
@@ -290,9 +307,11 @@ TEST_F(TinyGateTraining, FindsBeforeTheWorkWhatCannotWork) {
   expect_error([&] { check_gate_training(*engine_, little, options()); }, {"little.txt"});
 }
 
-TEST_F(TinyGateTraining, PlansWhatItAllocates) {
-  const MemoryPlan small = GateTrainer::plan(*engine_, *filler_, options());
-  GateTrainingOptions wide = options();
+TEST_P(TinyGateTraining, PlansWhatItAllocates) {
+  GateTrainingOptions narrow = options();
+  narrow.chunk = 128;
+  const MemoryPlan small = GateTrainer::plan(*engine_, *filler_, narrow);
+  GateTrainingOptions wide = narrow;
   wide.context = 1000;
   const MemoryPlan large = GateTrainer::plan(*engine_, *filler_, wide);
   EXPECT_EQ(small.weight_bytes, engine_->model().weight_bytes);
@@ -301,6 +320,9 @@ TEST_F(TinyGateTraining, PlansWhatItAllocates) {
   const std::size_t angles = (1000 - 600) * 3 * 4 * sizeof(float);
   EXPECT_LT(large.scratch_bytes - small.scratch_bytes, 4 * angles + 200000);
 }
+
+INSTANTIATE_TEST_SUITE_P(Devices, TinyGateTraining, testing::ValuesIn(devices()),
+                         [](const auto& test) { return test.param; });
 
 }  // namespace
 }  // namespace sedpa

@@ -64,6 +64,7 @@ void add_cuda(std::vector<Backend>& list) {
     return is_plain(weights) ? Rounding::none : Rounding::bf16;
   };
   backend.attention_rounding = Rounding::bf16;
+  backend.training_rounding = backend.linear_rounding;
   list.push_back(std::move(backend));
 }
 #endif

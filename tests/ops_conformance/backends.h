@@ -31,8 +31,9 @@ struct Backend {
   std::function<Rounding(Dtype weights)> weight_rounding = [](Dtype) { return Rounding::none; };
   /// Queries, keys, softmax weights and values inside attention: none or bf16.
   Rounding attention_rounding = Rounding::none;
-  /// Numbers that training's products multiply, of gradients, weights and attention: none or bf16.
-  Rounding training_rounding = Rounding::none;
+  /// Gradients, and the stored numbers of a weight, before linear_backward multiplies them: none or
+  /// bf16.
+  std::function<Rounding(Dtype weights)> training_rounding = [](Dtype) { return Rounding::none; };
   /// Scales and mins of the sub-blocks of q4_k, q5_k and q6_k, products of two stored numbers, may
   /// be rounded to f16.
   bool rounds_k_scales = false;

@@ -14,21 +14,12 @@ namespace {
 
 const Matrix kNone;
 
-/// Those that train.
-std::vector<Backend> training_backends() {
-  std::vector<Backend> all;
-  for (const Backend& backend : backends()) {
-    if (backend.make()->train() != nullptr) all.push_back(backend);
-  }
-  return all;
-}
-
 /// A backend with room for the rows of a test.
 struct Bench {
   std::unique_ptr<Ops> ops;
   TrainOps& train;
 
-  Bench(const Backend& backend, const TrainPlan& plan) : ops(backend.make()), train(*ops->train()) {
+  Bench(const Backend& backend, const TrainPlan& plan) : ops(backend.make()), train(ops->train()) {
     train.reserve(plan);
   }
 };
@@ -42,11 +33,9 @@ TrainPlan small_plan(std::int64_t rows, std::int64_t cols) {
   return plan;
 }
 
-/// Of the absolute values of what a number is made of: products of rounded numbers, else a few
-/// roundings and sums of up to some thousand terms.
-double tolerance(const Backend& backend) {
-  return backend.training_rounding == Rounding::bf16 ? 3 * kBf16Unit : 1e-5;
-}
+/// Of the absolute values of what a number of attention is made of: a few roundings and sums of up
+/// to some thousand terms, all in f32.
+constexpr double kAttentionBound = 1e-5;
 
 Matrix scaled(Matrix m, double factor, double floor = 0) {
   for (double& x : m.data) x = std::abs(x) * factor + floor;
@@ -98,7 +87,7 @@ struct Stored {
 TEST(TrainStore, RoundsToNearestEven) {
   Random random(81);
   const auto values = normal(random, 7 * 19);
-  for (const Backend& backend : training_backends()) {
+  for (const Backend& backend : backends()) {
     SCOPED_TRACE(backend.name);
     const Bench bench(backend, small_plan(7, 32));
     for (const Dtype dtype : {Dtype::bf16, Dtype::f32}) {
@@ -142,7 +131,7 @@ TEST(RmsNormBackward, ManyWidths) {
         sum.data[i] += residual[i];
         sum_bound.data[i] += 2 * kUnit * std::abs(sum.data[i]);
       }
-      for (const Backend& backend : training_backends()) {
+      for (const Backend& backend : backends()) {
         SCOPED_TRACE(backend.name);
         const Bench bench(backend, small_plan(kRows, cols));
         const Vector scale = bench.ops->make_vector(weight);
@@ -205,7 +194,7 @@ TEST_P(LinearBackwardOfDtype, IsTheProductWithTheTransposedMatrix) {
     const Matrix d_out(most, w.rows, gradient);
     const Matrix turned = reference::transposed(w);
     const Matrix expected = reference::multiply(turned, d_out);
-    for (const Backend& backend : training_backends()) {
+    for (const Backend& backend : backends()) {
       SCOPED_TRACE(fmt::format("{}, {} rows", backend.name, w.rows));
       const Matrix turned_radius =
           backend.rounds_k_scales && radius.rows > 0 ? reference::transposed(radius) : kNone;
@@ -214,11 +203,11 @@ TEST_P(LinearBackwardOfDtype, IsTheProductWithTheTransposedMatrix) {
                                          .x = d_out,
                                          .bias = {},
                                          .residual = kNone,
-                                         .a_rounding = backend.training_rounding,
+                                         .a_rounding = backend.training_rounding(dtype),
                                          .b_rounding = Rounding::none,
                                          .a_radius = turned_radius,
                                          .b_radius = kNone,
-                                         .a_weight_rounding = backend.training_rounding});
+                                         .a_weight_rounding = backend.training_rounding(dtype)});
       const Bench bench(backend, small_plan(most, std::max(kCols, w.rows)));
       Linear linear;
       std::vector<MatrixSource> sources;
@@ -254,7 +243,7 @@ TEST(LinearBackward, OddColumnsAndLowRank) {
   const Matrix turned_b = reference::transposed(b.values);
   const Matrix middle = reference::multiply(turned_a, d_out);
   const Matrix expected = reference::multiply(turned_b, middle);
-  for (const Backend& backend : training_backends()) {
+  for (const Backend& backend : backends()) {
     SCOPED_TRACE(backend.name);
     TrainPlan plan = small_plan(kRows, 64);
     plan.max_rank = 9;
@@ -269,7 +258,7 @@ TEST(LinearBackward, OddColumnsAndLowRank) {
     d.write(gradient);
     const auto actual = call_checked(
         d_x, kRows, [&] { bench.train.linear_backward(linear, d.view(), d_x.view()); });
-    const Rounding rounding = backend.training_rounding;
+    const Rounding rounding = backend.training_rounding(Dtype::f32);
     const Matrix bound = linear_bound({.a = turned_b,
                                        .b = turned_a,
                                        .x = d_out,
@@ -313,7 +302,7 @@ TEST(TrainRope, TurnsThereAndBack) {
     const Matrix back = reference::rope_backward(plan.rope, heads, c.head_dim, c.first, x);
     // A pair's length bounds both of its numbers; 12 standard deviations bound that.
     const Matrix bound(kRows, cols, 12 * kRopeBound * c.magnitude);
-    for (const Backend& backend : training_backends()) {
+    for (const Backend& backend : backends()) {
       SCOPED_TRACE(backend.name);
       const Bench bench(backend, plan);
       DeviceRows rows(*bench.ops, kRows, cols);
@@ -356,7 +345,7 @@ TEST(SwigluBackward, ManyWidths) {
                                  kSwigluFloor * std::abs(d_out.at(t, i) * gate) + kSmallest;
       }
     }
-    for (const Backend& backend : training_backends()) {
+    for (const Backend& backend : backends()) {
       SCOPED_TRACE(fmt::format("{}, width {}", backend.name, width));
       const Bench bench(backend, small_plan(kRows, 2 * width));
       DeviceRows in(*bench.ops, kRows, 2 * width);
@@ -407,9 +396,8 @@ TEST_P(WindowAttentionCase, ForwardAndBackward) {
   Matrix magnitude;
   const Matrix d_qkv =
       reference::sequence_attention_backward(plan.attention, window, qkv, d_out, &magnitude);
-  for (const Backend& backend : training_backends()) {
+  for (const Backend& backend : backends()) {
     SCOPED_TRACE(backend.name);
-    const double relative = tolerance(backend);
     const Bench bench(backend, plan);
     DeviceRows in(*bench.ops, c.rows, cols);
     DeviceRows out(*bench.ops, c.rows, out_cols);
@@ -423,15 +411,15 @@ TEST_P(WindowAttentionCase, ForwardAndBackward) {
     };
     // A weighted mean of values of about 1; the logarithm of a sum of weights.
     expect_within(call_checked(out, c.rows, attend), c.rows, forward.out,
-                  Matrix(c.rows, out_cols, 8 * relative));
+                  Matrix(c.rows, out_cols, 8 * kAttentionBound));
     expect_within(call_checked(lse, c.rows, attend), c.rows, forward.lse,
-                  Matrix(c.rows, c.query_heads, 8 * relative));
+                  Matrix(c.rows, c.query_heads, 8 * kAttentionBound));
     const auto actual = call_checked(d_in, c.rows, [&] {
       bench.train.window_attention_backward(in.view(), window, out.view(), lse.view(), d.view(),
                                             d_in.view());
     });
     // Scores of up to about 16 carry their own rounding into every weight.
-    expect_within(actual, c.rows, d_qkv, scaled(magnitude, 8 * relative, 1e-12));
+    expect_within(actual, c.rows, d_qkv, scaled(magnitude, 8 * kAttentionBound, 1e-12));
   }
 }
 
@@ -479,7 +467,7 @@ TEST(MixHeads, ForwardAndBackward) {
     }
   }
   const Matrix mixed_bound(kRows, cols, 40 * kUnit);
-  for (const Backend& backend : training_backends()) {
+  for (const Backend& backend : backends()) {
     for (const Dtype dtype : {Dtype::bf16, Dtype::f32}) {
       SCOPED_TRACE(fmt::format("{}, {}", backend.name, name(dtype)));
       TrainPlan plan = small_plan(kRows, cols);
@@ -528,7 +516,7 @@ TEST(MeanSquaredError, LossAndGradient) {
     const Matrix target(rows, cols, wanted);
     const Matrix loss(1, 1, reference::mean_squared_error(x, target));
     const Matrix d_x = reference::mean_squared_error_backward(x, target);
-    for (const Backend& backend : training_backends()) {
+    for (const Backend& backend : backends()) {
       SCOPED_TRACE(backend.name);
       const Bench bench(backend, small_plan(rows, cols));
       DeviceRows in(*bench.ops, rows, cols);

@@ -33,7 +33,7 @@ class CpuOps final : public Ops {
     return {.device = "cpu", .chunk_tokens = 512, .available_bytes = available_memory()};
   }
 
-  [[nodiscard]] TrainOps* train() override { return train_.get(); }
+  [[nodiscard]] TrainOps& train() override { return *train_; }
 
   Buffer allocate(std::size_t bytes) override {
     auto pages = std::make_shared<Pages>(bytes);

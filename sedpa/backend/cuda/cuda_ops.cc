@@ -12,6 +12,7 @@
 #include "sedpa/backend/cuda/fusion.h"
 #include "sedpa/backend/cuda/linear.h"
 #include "sedpa/backend/cuda/step_memory.h"
+#include "sedpa/backend/cuda/train_ops.h"
 #include "sedpa/core/fail.h"
 
 namespace sedpa {
@@ -98,6 +99,7 @@ class CudaOps final : public Ops {
         steps_(stream_.get()),
         linear_(device_, stream_.get()),
         attention_(device_, stream_.get()),
+        train_(make_train_ops(stream_.get(), [this] { flush(); })),
         argmax_(kArgmaxBlocks * (sizeof(float) + sizeof(std::int32_t)) + sizeof(std::int32_t)),
         pinned_(kPinnedBytes) {}
   ~CudaOps() override { (void)cudaStreamSynchronize(stream_.get()); }
@@ -111,7 +113,7 @@ class CudaOps final : public Ops {
             .available_bytes = free_bytes};
   }
 
-  [[nodiscard]] TrainOps* train() override { return nullptr; }
+  [[nodiscard]] TrainOps& train() override { return *train_; }
 
   // --- Memory -------------------------------------------------------------------------------
   Buffer allocate(std::size_t bytes) override {
@@ -339,6 +341,7 @@ class CudaOps final : public Ops {
   StepMemory steps_;
   LinearRunner linear_;
   AttentionRunner attention_;
+  std::unique_ptr<TrainOps> train_;
   DeviceMemory argmax_;  // [values | indices | result]
   PinnedMemory pinned_;
   OpList ops_;  // of the pass that is being written down

@@ -118,17 +118,24 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// One CTA a row, a thread eight columns: 16 bytes of the result. out [rows, 8 octets].
+/// One CTA a row, a thread eight columns. out [rows, 8 octets], zeros from row `count` on.
 template <Dtype kDtype>
 __global__ void __launch_bounds__(kThreads)
-    dequantize_kernel(const std::byte* rows, RowLayout layout, int octets, std::byte* out) {
+    decode_kernel(const std::byte* rows, RowLayout layout, std::int64_t count, int octets,
+                  std::byte* out) {
   const std::byte* row = rows + blockIdx.x * layout.bytes;
-  uint4* to = reinterpret_cast<uint4*>(out) + static_cast<std::int64_t>(blockIdx.x) * octets;
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * octets;
   for (int octet = static_cast<int>(threadIdx.x); octet < octets; octet += kThreads) {
-    float v[8];
-    numbers<kDtype>(row, layout, octet, v);
-    to[octet] = make_uint4(two_bf16(v[0], v[1]), two_bf16(v[2], v[3]), two_bf16(v[4], v[5]),
-                           two_bf16(v[6], v[7]));
+    float v[8] = {};
+    if (blockIdx.x < count) numbers<kDtype>(row, layout, octet, v);
+    if constexpr (decoded_type(kDtype) == Dtype::f32) {
+      float4* to = reinterpret_cast<float4*>(out) + 2 * (first + octet);
+      to[0] = make_float4(v[0], v[1], v[2], v[3]);
+      to[1] = make_float4(v[4], v[5], v[6], v[7]);
+    } else {
+      reinterpret_cast<uint4*>(out)[first + octet] = make_uint4(
+          two_bf16(v[0], v[1]), two_bf16(v[2], v[3]), two_bf16(v[4], v[5]), two_bf16(v[6], v[7]));
+    }
   }
 }
 
@@ -208,17 +215,14 @@ void pack_rows(Rows x, const float* norm_weight, float epsilon, Dtype type, std:
          static_cast<int>(packed_cols(x.cols)), aligned, norm_weight, epsilon, out);
 }
 
-void dequantize_rows(Dtype dtype, const std::byte* rows, std::int64_t count, std::int64_t cols,
-                     std::byte* out, cudaStream_t stream) {
-  if (count <= 0) return;
+void decode_rows(Dtype dtype, const std::byte* rows, std::int64_t count, std::int64_t cols,
+                 std::int64_t padded, std::byte* out, cudaStream_t stream) {
+  if (padded <= 0) return;
   with_dtype(dtype, [&](auto type) {
     constexpr Dtype kDtype = decltype(type)::kValue;
-    if constexpr (is_quantized(kDtype)) {
-      launch(
-          {.grid = dim3(static_cast<unsigned>(count)), .block = dim3(kThreads), .stream = stream},
-          dequantize_kernel<kDtype>, rows, row_layout(kDtype, cols), static_cast<int>(cols / 8),
-          out);
-    }
+    launch({.grid = dim3(static_cast<unsigned>(padded)), .block = dim3(kThreads), .stream = stream},
+           decode_kernel<kDtype>, rows, row_layout(kDtype, cols), count,
+           static_cast<int>(packed_cols(cols) / 8), out);
   });
 }
 

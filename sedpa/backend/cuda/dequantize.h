@@ -19,9 +19,12 @@ constexpr std::int64_t packed_cols(std::int64_t cols) { return round_up(cols, st
 void pack_rows(Rows x, const float* norm_weight, float epsilon, Dtype type, std::byte* out,
                cudaStream_t stream);
 
-/// Rows of a quantised type as bf16. out [count, cols].
-void dequantize_rows(Dtype dtype, const std::byte* rows, std::int64_t count, std::int64_t cols,
-                     std::byte* out, cudaStream_t stream);
+/// What decode_rows makes of rows of a type.
+constexpr Dtype decoded_type(Dtype dtype) { return dtype == Dtype::f32 ? Dtype::f32 : Dtype::bf16; }
+/// Rows of a band as numbers. out [padded, packed_cols(cols)] of decoded_type(dtype); rows from
+/// `count` on are zero.
+void decode_rows(Dtype dtype, const std::byte* rows, std::int64_t count, std::int64_t cols,
+                 std::int64_t padded, std::byte* out, cudaStream_t stream);
 
 /// out[t] = row ids[t] - first of a band, where it has that row; other out rows are left alone.
 void embed_rows(Dtype dtype, const std::byte* rows, std::int64_t first, std::int64_t count,

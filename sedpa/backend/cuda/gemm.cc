@@ -30,7 +30,8 @@ std::uint32_t alignment(const void* data) {
 
 }  // namespace
 
-/// A product as cuBLASLt sees it: column-major, so D^T = W x^T with W transposed.
+/// A product as cuBLASLt sees it: column-major, so D^T = W x^T with W transposed, or D^T = W^T x^T
+/// with W as it lies.
 struct Gemm::Plan {
   cublasLtMatmulDesc_t product = nullptr;
   cublasLtMatrixLayout_t w = nullptr;
@@ -83,6 +84,7 @@ const Gemm::Plan& Gemm::plan(const GemmJob& job) {
                    alignment(job.w),
                    alignment(residual),
                    alignment(job.out),
+                   job.turned ? 1 : 0,
                    has_residual ? (residual == job.out ? 2 : 1) : 0};
   if (const auto found = plans_.find(key); found != plans_.end()) return *found->second;
   if (plans_.size() >= kMostPlans) plans_.clear();
@@ -90,9 +92,9 @@ const Gemm::Plan& Gemm::plan(const GemmJob& job) {
   auto plan = std::make_unique<Plan>();
   check_blas(cublasLtMatmulDescCreate(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F),
              "describe a product");
-  const cublasOperation_t transposed = CUBLAS_OP_T;
-  check_blas(cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                            sizeof transposed),
+  const cublasOperation_t operation = job.turned ? CUBLAS_OP_N : CUBLAS_OP_T;
+  check_blas(cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &operation,
+                                            sizeof operation),
              "describe a product");
   const auto layout = [&](cublasLtMatrixLayout_t* made, Dtype type, std::int64_t rows,
                           std::int64_t cols, std::int64_t stride) {
@@ -100,7 +102,8 @@ const Gemm::Plan& Gemm::plan(const GemmJob& job) {
                                           static_cast<std::uint64_t>(cols), stride),
                "describe a matrix");
   };
-  layout(&plan->w, job.type, job.depth, job.outputs, job.w_stride);
+  layout(&plan->w, job.type, job.turned ? job.outputs : job.depth,
+         job.turned ? job.depth : job.outputs, job.w_stride);
   layout(&plan->x, job.type, job.depth, job.rows, job.x_stride);
   layout(&plan->residual, job.out_type, job.outputs, job.rows, residual_stride);
   layout(&plan->out, job.out_type, job.outputs, job.rows, out_stride);

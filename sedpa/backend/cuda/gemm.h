@@ -14,8 +14,8 @@
 
 namespace sedpa::cuda {
 
-/// out = residual + x w^T, summed in f32. Strides in numbers. x and w are of the same type: f32
-/// (computed in f32, not in tf32), f16 or bf16.
+/// out = residual + x w^T, summed in f32; with `turned` weights out = residual + x w. Strides in
+/// numbers. x and w are of the same type: f32 (computed in f32, not in tf32), f16 or bf16.
 struct GemmJob {
   std::int64_t rows = 0;
   std::int64_t outputs = 0;
@@ -23,8 +23,9 @@ struct GemmJob {
   Dtype type = Dtype::bf16;
   const std::byte* x = nullptr;  // [rows, x_stride]
   std::int64_t x_stride = 0;
-  const std::byte* w = nullptr;  // [outputs, w_stride]
+  const std::byte* w = nullptr;  // [outputs, w_stride]; turned: [depth, w_stride]
   std::int64_t w_stride = 0;
+  bool turned = false;
   const float* residual = nullptr;  // [rows, residual_stride]; null: none. May be out; f32 out only
   std::int64_t residual_stride = 0;
   Dtype out_type = Dtype::f32;  // or bf16 for products of bf16
@@ -47,7 +48,7 @@ class Gemm {
  private:
   struct Plan;
   /// All that the choice of an algorithm may depend on.
-  using Key = std::array<std::int64_t, 14>;
+  using Key = std::array<std::int64_t, 15>;
   const Plan& plan(const GemmJob& job);
 
   cublasLtHandle_t handle_ = nullptr;

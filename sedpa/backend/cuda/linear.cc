@@ -299,7 +299,7 @@ void LinearRunner::Impl::multiply_run(const Run& run, std::int64_t cols, const P
       std::min(fit, round_up(ceil_div(run.count, slabs), std::int64_t{128}));
   for (std::int64_t first = 0; first < run.count; first += slab_rows) {
     const std::int64_t count = std::min(slab_rows, run.count - first);
-    dequantize_rows(run.dtype, run.data + first * bytes, count, cols, slab(), stream);
+    decode_rows(run.dtype, run.data + first * bytes, count, cols, count, slab(), stream);
     gemm_rows(first, count, slab(), cols);
   }
 }
