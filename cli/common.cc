@@ -200,8 +200,8 @@ HeadRequest head_request(const HeadOptions& options) {
                       .sink = options.sink,
                       .recent = options.recent,
                       .retrieval_window = std::nullopt};
-  if (!options.retrieval_window.empty()) {
-    request.retrieval_window = parse_retrieval_window(options.retrieval_window);
+  if (options.retrieval_window) {
+    request.retrieval_window = parse_retrieval_window(*options.retrieval_window);
   }
   return request;
 }

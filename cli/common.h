@@ -54,7 +54,7 @@ struct HeadOptions {
   std::optional<double> sparsity;
   std::optional<std::int32_t> sink;
   std::optional<std::int32_t> recent;
-  std::string retrieval_window;  // empty, "default", or SINK,MIDDLE,RECENT
+  std::optional<std::string> retrieval_window;  // "default", or SINK,MIDDLE,RECENT
 };
 
 /// --kv

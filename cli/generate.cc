@@ -114,7 +114,10 @@ class Generation {
                 .heads = heads_.plan,
                 .kv = command.kv.dtype(),
                 .chunk = command.chunk};
-    if (streams_) options_.remembered = command.sampler.repeat_window;
+    if (streams_) {
+      options_.remembered = command.sampler.repeat_window;
+      input_.emplace(command.prompt.file);
+    }
     if (prompt_tokens && !command.prompt.chat) {
       note_beyond(*prompt_tokens + command.tokens.value_or(kUsualTokens));
     }
@@ -191,12 +194,11 @@ class Generation {
   // may be far, or nowhere.
   void stream() {
     const Tokenizer& tokenizer = engine_->tokenizer();
-    TextInput input(command_.prompt.file);
     StreamEncoder encoder(tokenizer);
     std::string text;
     for (bool more = true; more;) {
       text.clear();
-      more = input.read(text);
+      more = input_->read(text);
       const std::vector<std::int32_t> ids = more ? encoder.push(text) : encoder.finish();
       if (ids.empty()) continue;
       const GenerateResult read = generate(*session_, ids, {.max_tokens = 0}, callbacks());
@@ -320,7 +322,8 @@ class Generation {
   PlannedHeads heads_;
   bool bounded_;
   bool streams_;
-  Prompt prompt_;  // of a stream: empty
+  Prompt prompt_;                   // of a stream: empty
+  std::optional<TextInput> input_;  // of a stream
   SessionOptions options_;
   std::optional<SessionFile> saved_;
   std::optional<Session> session_;
