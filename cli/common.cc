@@ -7,7 +7,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <system_error>
 
@@ -18,8 +20,6 @@
 
 namespace sedpa::cli {
 namespace {
-
-constexpr std::int64_t kMostTokens = std::int64_t{1} << 30;
 
 std::vector<std::string>& held_notes() {
   static std::vector<std::string> notes;
@@ -102,22 +102,20 @@ void add_head_options(CLI::App& command, HeadOptions& options) {
       ->type_name("S")
       ->group(group);
   command.add_option("--sink", options.sink, "first tokens that streaming heads keep")
-      ->check(CLI::Range(std::int32_t{0}, static_cast<std::int32_t>(kMostTokens)))
+      ->check(CLI::Range(std::int32_t{0}, static_cast<std::int32_t>(kMostContext)))
       ->needs(pattern)
       ->type_name("N")
       ->group(group);
   command.add_option("--recent", options.recent, "last tokens that streaming heads keep")
-      ->check(CLI::Range(std::int32_t{1}, static_cast<std::int32_t>(kMostTokens)))
+      ->check(CLI::Range(std::int32_t{1}, static_cast<std::int32_t>(kMostContext)))
       ->needs(pattern)
       ->type_name("N")
       ->group(group);
   command
       .add_option("--retrieval-window", options.retrieval_window,
-                  "first, sampled and last tokens that the other heads keep, instead of all")
-      ->delimiter(',')
-      ->expected(3)
-      ->check(CLI::Range(std::int32_t{0}, static_cast<std::int32_t>(kMostTokens)))
-      ->type_name("S,M,R")
+                  "first, sampled and last tokens that the other heads keep, instead of all; "
+                  "default: 256,512,4096")
+      ->type_name("S,M,R|default")
       ->group(group);
 }
 
@@ -132,7 +130,7 @@ void add_kv_options(CLI::App& command, KvOptions& options) {
 void add_context_option(CLI::App& command, std::optional<std::int64_t>& context,
                         const std::string& meaning) {
   command.add_option("--context", context, meaning)
-      ->check(CLI::Range(std::int64_t{1}, kMostTokens))
+      ->check(CLI::Range(std::int64_t{1}, kMostContext))
       ->type_name("N")
       ->group("KV cache");
 }
@@ -140,7 +138,7 @@ void add_context_option(CLI::App& command, std::optional<std::int64_t>& context,
 void add_chunk_option(CLI::App& command, std::int64_t& chunk) {
   command
       .add_option("--chunk", chunk, "tokens of one prefill pass; default: what suits the device")
-      ->check(CLI::Range(std::int64_t{1}, kMostTokens))
+      ->check(CLI::Range(std::int64_t{1}, kMostContext))
       ->type_name("N")
       ->group("KV cache");
 }
@@ -168,6 +166,28 @@ std::unique_ptr<Engine> open_engine(const ModelOptions& options) {
   return std::make_unique<Engine>(engine_options(options));
 }
 
+HeadClass parse_retrieval_window(const std::string& text) {
+  if (text == "default") return kRetrievalWindow;
+  std::array<std::int32_t, 3> numbers = {};
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  bool well = true;
+  for (std::size_t i = 0; i < numbers.size() && well; ++i) {
+    if (i > 0) well = at != end && *at++ == ',';
+    const auto [stop, error] = std::from_chars(at, end, numbers[i]);
+    well = well && error == std::errc() && numbers[i] >= (i == 2 ? 1 : 0) &&
+           numbers[i] <= kMostContext;
+    at = stop;
+  }
+  if (!well || at != end) {
+    throw UsageError(
+        fmt::format("--retrieval-window is '{}', expected 'default' or SINK,MIDDLE,RECENT: three "
+                    "whole numbers up to {}, the last above 0",
+                    text, kMostContext));
+  }
+  return HeadClass::window(numbers[0], numbers[1], numbers[2]);
+}
+
 HeadRequest head_request(const HeadOptions& options) {
   if (options.pattern.empty() && options.sparsity.value_or(0) > 0) {
     throw UsageError(
@@ -180,11 +200,8 @@ HeadRequest head_request(const HeadOptions& options) {
                       .sink = options.sink,
                       .recent = options.recent,
                       .retrieval_window = std::nullopt};
-  if (!options.retrieval_window.empty()) {
-    const auto& window = options.retrieval_window;
-    if (window[2] < 1)
-      throw UsageError("--retrieval-window keeps 0 last tokens, expected 1 or more");
-    request.retrieval_window = HeadClass::window(window[0], window[1], window[2]);
+  if (options.retrieval_window) {
+    request.retrieval_window = parse_retrieval_window(*options.retrieval_window);
   }
   return request;
 }
@@ -203,33 +220,39 @@ void load(Engine& engine, const MemoryPlan& plan, const std::string& advice) {
   load_checked(engine);
 }
 
-std::string read_text(const std::string& path) {
-  const bool standard = path == "-";
-  const auto fail_here = [&] {
-    fail("{}: cannot read: {}", standard ? "standard input" : path,
-         std::generic_category().message(errno));
-  };
-  const int descriptor = standard ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) fail_here();
-  std::string text;
+TextInput::TextInput(const std::string& path)
+    : name_(path == "-" ? "standard input" : path), descriptor_(STDIN_FILENO), owned_(path != "-") {
+  if (owned_) descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor_ < 0) fail_to_read();
+}
+
+TextInput::~TextInput() {
+  if (owned_) ::close(descriptor_);
+}
+
+void TextInput::fail_to_read() const {
+  fail("{}: cannot read: {}", name_, std::generic_category().message(errno));
+}
+
+bool TextInput::read(std::string& text) {
   constexpr std::size_t kPiece = std::size_t{1} << 16;
-  for (;;) {
-    const std::size_t length = text.size();
-    text.resize(length + kPiece);
-    const ::ssize_t got = ::read(descriptor, text.data() + length, kPiece);
-    text.resize(length + static_cast<std::size_t>(std::max<::ssize_t>(got, 0)));
-    if (got < 0 && errno == EINTR) {
-      check_interrupt();
-    } else if (got < 0) {
-      const int reason = errno;
-      if (!standard) ::close(descriptor);
-      errno = reason;
-      fail_here();
-    } else if (got == 0) {
-      break;
-    }
+  const std::size_t length = text.size();
+  text.resize(length + kPiece);
+  ::ssize_t got = ::read(descriptor_, text.data() + length, kPiece);
+  while (got < 0 && errno == EINTR) {
+    check_interrupt();
+    got = ::read(descriptor_, text.data() + length, kPiece);
   }
-  if (!standard) ::close(descriptor);
+  if (got < 0) fail_to_read();
+  text.resize(length + static_cast<std::size_t>(got));
+  return got > 0;
+}
+
+std::string read_text(const std::string& path) {
+  TextInput input(path);
+  std::string text;
+  while (input.read(text)) {
+  }
   return text;
 }
 
@@ -321,12 +344,17 @@ ProgressBar::ProgressBar(std::string label)
 
 void ProgressBar::update(std::uint64_t done, std::uint64_t total, const std::string& detail) {
   check_interrupt();
-  if (!terminal_ || total == 0) return;
+  if (!terminal_) return;
   const Clock::time_point now = Clock::now();
   using std::chrono::milliseconds;
   if (now - start_ < milliseconds(1000) || now - last_ < milliseconds(100)) return;
   last_ = now;
   shown_ = true;
+  if (total == 0) {
+    fmt::print(stderr, "\r{}  {}\x1b[K", label_, detail);
+    std::fflush(stderr);
+    return;
+  }
   constexpr int kWidth = 30;
   const double share = std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
   const int filled = static_cast<int>(share * kWidth);

@@ -54,7 +54,7 @@ struct HeadOptions {
   std::optional<double> sparsity;
   std::optional<std::int32_t> sink;
   std::optional<std::int32_t> recent;
-  std::vector<std::int32_t> retrieval_window;  // empty, or sink, middle, recent
+  std::optional<std::string> retrieval_window;  // "default", or SINK,MIDDLE,RECENT
 };
 
 /// --kv
@@ -82,6 +82,8 @@ void add_examples(CLI::App& command, const std::vector<std::string>& lines);
 [[nodiscard]] EngineOptions engine_options(const ModelOptions& options);
 /// Opens and checks the model's files; loads no weights.
 [[nodiscard]] std::unique_ptr<Engine> open_engine(const ModelOptions& options);
+/// What --retrieval-window says: "default", or three numbers. Throws UsageError.
+[[nodiscard]] HeadClass parse_retrieval_window(const std::string& text);
 /// No pattern: plain full attention; a pattern alone: sparsity 0.5. Throws UsageError for
 /// combinations that mean nothing.
 [[nodiscard]] HeadRequest head_request(const HeadOptions& options);
@@ -91,7 +93,28 @@ void add_examples(CLI::App& command, const std::vector<std::string>& lines);
 void load(Engine& engine, const SessionOptions& session);
 /// The same for the plan of other work; `advice` says what would make it smaller.
 void load(Engine& engine, const MemoryPlan& plan, const std::string& advice);
-/// A file's bytes, or standard input's when `path` is "-".
+
+/// A file, or standard input where the path is "-", read from its beginning to its end.
+class TextInput {
+ public:
+  /// Throws Error naming the path when it cannot be opened.
+  explicit TextInput(const std::string& path);
+  TextInput(const TextInput&) = delete;
+  TextInput& operator=(const TextInput&) = delete;
+  ~TextInput();
+
+  /// Appends what comes next, as soon as there is something; false at the end. Throws Error, and
+  /// Interrupted after Ctrl-C.
+  bool read(std::string& text);
+
+ private:
+  [[noreturn]] void fail_to_read() const;
+
+  std::string name_;
+  int descriptor_;
+  bool owned_;
+};
+/// All of it.
 [[nodiscard]] std::string read_text(const std::string& path);
 
 // --- Speaking
@@ -129,7 +152,7 @@ class ProgressBar {
   ProgressBar& operator=(const ProgressBar&) = delete;
   ~ProgressBar() { clear(); }
 
-  /// `detail` stands behind the bar.
+  /// `detail` stands behind the bar; a `total` of 0 is unknown: there is no bar then.
   void update(std::uint64_t done, std::uint64_t total, const std::string& detail = "");
   /// Takes the line away, so that other output can follow.
   void clear();

@@ -13,6 +13,7 @@ void add_eval(CLI::App& app) {
   add_eval_passkey(eval);
   add_eval_niah(eval);
   add_eval_masking(eval);
+  add_eval_frontier(eval);
 }
 
 }  // namespace sedpa::cli

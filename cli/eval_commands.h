@@ -11,5 +11,6 @@ void add_eval_perplexity(CLI::App& eval);
 void add_eval_passkey(CLI::App& eval);
 void add_eval_niah(CLI::App& eval);
 void add_eval_masking(CLI::App& eval);
+void add_eval_frontier(CLI::App& eval);
 
 }  // namespace sedpa::cli

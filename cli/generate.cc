@@ -17,6 +17,7 @@
 #include "sedpa/core/log.h"
 #include "sedpa/core/memory.h"
 #include "sedpa/engine/generate.h"
+#include "sedpa/engine/prompt_tokens.h"
 #include "sedpa/engine/session_file.h"
 
 namespace sedpa::cli {
@@ -42,13 +43,15 @@ struct GenerateCommand {
 };
 
 // What --context leaves open: room for the prompt and the answer, within what the model knows.
-std::int64_t choose_context(const GenerateCommand& command, const Engine& engine,
-                            std::int64_t prompt_tokens) {
+// Bounded heads take any length, also one that nobody knows yet (`prompt_tokens` empty).
+std::int64_t choose_context(const GenerateCommand& command, const Engine& engine, bool bounded,
+                            std::optional<std::int64_t> prompt_tokens) {
   const std::int64_t trained = engine.config().trained_context;
+  const std::int64_t known = prompt_tokens.value_or(0);
   if (command.context) {
-    if (prompt_tokens > *command.context) {
-      fail("the prompt has {} tokens, but --context is {}: raise it or shorten the prompt",
-           prompt_tokens, *command.context);
+    if (known > *command.context) {
+      fail("the prompt has {} tokens, but --context is {}: raise it or shorten the prompt", known,
+           *command.context);
     }
     if (*command.context > trained) {
       log(fmt::format("a context of {} tokens is beyond the {} that the model was trained for",
@@ -56,14 +59,17 @@ std::int64_t choose_context(const GenerateCommand& command, const Engine& engine
     }
     return *command.context;
   }
-  if (prompt_tokens > trained) {
+  if (bounded && (command.prompt.chat || !prompt_tokens)) return kMostContext;
+  const std::int64_t room = command.prompt.chat ? kChatRoom : command.tokens.value_or(kUsualTokens);
+  if (bounded) return std::clamp(known + room, std::int64_t{1}, kMostContext);
+  if (known > trained) {
     fail(
         "the prompt has {} tokens, but the model was trained for {}: shorten it, stretch the "
-        "model with an adapter or --rope-scaling, or run it as it is with --context {}",
-        prompt_tokens, trained, prompt_tokens + command.tokens.value_or(kUsualTokens));
+        "model with an adapter or --rope-scaling, bound all heads with --retrieval-window, or run "
+        "it as it is with --context {}",
+        known, trained, known + command.tokens.value_or(kUsualTokens));
   }
-  const std::int64_t room = command.prompt.chat ? kChatRoom : command.tokens.value_or(kUsualTokens);
-  return std::clamp(prompt_tokens + room, std::int64_t{1}, std::max(trained, prompt_tokens));
+  return std::clamp(known + room, std::int64_t{1}, std::max(trained, known));
 }
 
 void check_usage(const GenerateCommand& command) {
@@ -92,16 +98,29 @@ class Generation {
       : command_(command),
         engine_(open_engine(command.model)),
         heads_(plan_heads(command.heads, *engine_)),
-        prompt_(make_prompt(command.prompt, *engine_)) {
-    const std::int64_t prompt_tokens = prompt_.size();
-    if (prompt_tokens == 0 && !command.prompt.chat) {
-      fail("the prompt is empty and {} has no begin token: there is nothing to go on from",
-           engine_->model_path());
+        bounded_(heads_.plan.bounded()),
+        streams_(bounded_ && !command.prompt.file.empty() && !command.prompt.uses_template() &&
+                 command.session.empty()) {
+    std::optional<std::int64_t> prompt_tokens;
+    if (!streams_) {
+      prompt_ = make_prompt(command.prompt, *engine_);
+      prompt_tokens = prompt_.size();
+      if (*prompt_tokens == 0 && !command.prompt.chat) {
+        fail("the prompt is empty and {} has no begin token: there is nothing to go on from",
+             engine_->model_path());
+      }
     }
-    options_ = {.context = choose_context(command, *engine_, prompt_tokens),
+    options_ = {.context = choose_context(command, *engine_, bounded_, prompt_tokens),
                 .heads = heads_.plan,
                 .kv = command.kv.dtype(),
                 .chunk = command.chunk};
+    if (streams_) {
+      options_.remembered = command.sampler.repeat_window;
+      input_.emplace(command.prompt.file);
+    }
+    if (prompt_tokens && !command.prompt.chat) {
+      note_beyond(*prompt_tokens + command.tokens.value_or(kUsualTokens));
+    }
     open_saved();
     load(*engine_, options_);
     session_.emplace(*engine_, options_);
@@ -110,6 +129,8 @@ class Generation {
   void run() {
     if (command_.prompt.chat) {
       chat();
+    } else if (streams_) {
+      stream();
     } else {
       read_fixed();
       answer(prompt_.rest);
@@ -157,6 +178,39 @@ class Generation {
     if (save) save_session(command_.session, *session_);
   }
 
+  // Past what the model was trained for, bounded heads promise memory and time, not sense.
+  void note_beyond(std::int64_t tokens) {
+    const std::int64_t trained = engine_->config().trained_context;
+    if (!bounded_ || command_.context || tokens <= trained || noted_beyond_) return;
+    noted_beyond_ = true;
+    clear_progress();
+    log(
+        fmt::format("more than the {} tokens that the model was trained for: memory and time a "
+                    "token stay the same, but what it writes may make no sense",
+                    trained));
+  }
+
+  // Where every head is bounded, a file is read piece by piece as it comes, and not kept: its end
+  // may be far, or nowhere.
+  void stream() {
+    const Tokenizer& tokenizer = engine_->tokenizer();
+    StreamEncoder encoder(tokenizer);
+    std::string text;
+    for (bool more = true; more;) {
+      text.clear();
+      more = input_->read(text);
+      const std::vector<std::int32_t> ids = more ? encoder.push(text) : encoder.finish();
+      if (ids.empty()) continue;
+      const GenerateResult read = generate(*session_, ids, {.max_tokens = 0}, callbacks());
+      fixed_tokens_ += read.prompt_tokens;
+      fixed_seconds_ += read.prefill_seconds;
+      note_beyond(session_->length());
+    }
+    clear_progress();
+    const auto& question = command_.prompt.text;
+    answer(question ? encode_continuation(tokenizer, *question) : std::vector<std::int32_t>());
+  }
+
   GenerateCallbacks callbacks() {
     return {.on_text =
                 [this](std::string_view text) {
@@ -167,6 +221,10 @@ class Generation {
             .on_prefill =
                 [this](std::int64_t done, std::int64_t total) {
                   if (!progress_) progress_.emplace("reading");
+                  if (streams_) {
+                    progress_->update(0, 0, fmt::format("{} tokens", session_->length()));
+                    return;
+                  }
                   progress_->update(static_cast<std::uint64_t>(done),
                                     static_cast<std::uint64_t>(total));
                 }};
@@ -249,6 +307,7 @@ class Generation {
         fail("the conversation fills its context of {} tokens; use a larger --context",
              options_.context);
       }
+      note_beyond(session_->length());
       if (!next_line(line)) return;
       tokens.clear();
       if (result.pending) tokens.push_back(*result.pending);
@@ -261,7 +320,10 @@ class Generation {
   const GenerateCommand& command_;
   std::unique_ptr<Engine> engine_;
   PlannedHeads heads_;
-  Prompt prompt_;
+  bool bounded_;
+  bool streams_;
+  Prompt prompt_;                   // of a stream: empty
+  std::optional<TextInput> input_;  // of a stream
   SessionOptions options_;
   std::optional<SessionFile> saved_;
   std::optional<Session> session_;
@@ -271,6 +333,7 @@ class Generation {
   std::int64_t fixed_tokens_ = 0;
   double fixed_seconds_ = 0;
   std::uint64_t turns_ = 0;
+  bool noted_beyond_ = false;
 };
 
 void add_sampler_options(CLI::App& command, SamplerOptions& sampler) {

@@ -6,6 +6,7 @@
 #include "cli/common.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/engine/generate.h"
+#include "sedpa/engine/prompt_tokens.h"
 
 namespace sedpa::cli {
 namespace {
@@ -61,14 +62,6 @@ std::string document(const PromptOptions& options) {
   return options.file.empty() ? std::string() : read_text(options.file);
 }
 
-// A text from its beginning. An end token behind a prompt would be the end of it.
-std::vector<std::int32_t> encode_start(const Tokenizer& tokenizer, const std::string& text) {
-  std::vector<std::int32_t> ids =
-      tokenizer.encode(text, /*add_special=*/true, /*parse_special=*/true);
-  if (tokenizer.add_eos() && !ids.empty() && ids.back() == tokenizer.eos()) ids.pop_back();
-  return ids;
-}
-
 }  // namespace
 
 void add_prompt_options(CLI::App& command, PromptOptions& options) {
@@ -108,8 +101,8 @@ Prompt make_prompt(const PromptOptions& options, const Engine& engine) {
     return {.fixed = turn.encode(turn.head()), .rest = turn.encode_tail(*options.text)};
   }
   const Tokenizer& tokenizer = engine.tokenizer();
-  if (options.file.empty()) return {.fixed = encode_start(tokenizer, *options.text), .rest = {}};
-  return {.fixed = encode_start(tokenizer, text),
+  if (options.file.empty()) return {.fixed = encode_prompt(tokenizer, *options.text), .rest = {}};
+  return {.fixed = encode_prompt(tokenizer, text),
           .rest = question ? encode_continuation(tokenizer, *options.text)
                            : std::vector<std::int32_t>()};
 }

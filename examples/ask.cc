@@ -4,6 +4,7 @@
 #include <sedpa/engine/engine.h>
 #include <sedpa/engine/generate.h>
 #include <sedpa/engine/plan_heads.h>
+#include <sedpa/engine/prompt_tokens.h>
 #include <sedpa/engine/session_file.h>
 
 #include <fstream>

@@ -137,6 +137,13 @@ HeadPlan HeadPlan::from_gates(std::span<const double> gates, std::int32_t layers
   return plan;
 }
 
+bool HeadPlan::bounded() const {
+  return std::all_of(layers.begin(), layers.end(), [&](const LayerHeads& layer) {
+    const auto kept = [&](int c) { return layer.count(c) == 0 || !classes[c].full; };
+    return kept(kRetrieval) && kept(kStreaming);
+  });
+}
+
 std::int64_t HeadPlan::streaming_heads() const {
   std::int64_t total = 0;
   for (const LayerHeads& layer : layers) total += layer.count(kStreaming);

@@ -70,6 +70,8 @@ struct HeadPlan {
   static HeadPlan from_gates(std::span<const double> gates, std::int32_t layers,
                              std::int32_t kv_heads, double sparsity, HeadClass retrieval,
                              HeadClass streaming);
+  /// No head keeps everything: memory and time a token stay the same for ever.
+  [[nodiscard]] bool bounded() const;
   /// Heads that stream, over all layers.
   [[nodiscard]] std::int64_t streaming_heads() const;
   /// Those of them whose gate [layers, kv_heads] is above `gate`.

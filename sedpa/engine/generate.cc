@@ -169,22 +169,6 @@ std::string StopMatcher::push(std::string_view text) {
 
 std::string StopMatcher::finish() { return stopped_ ? std::string() : std::exchange(held_, {}); }
 
-std::vector<std::int32_t> encode_continuation(const Tokenizer& tokenizer, std::string_view text) {
-  const auto encode = [&](std::string_view what) {
-    return tokenizer.encode(what, /*add_special=*/false, /*parse_special=*/true);
-  };
-  // SentencePiece puts its space before an anchor instead, which is then cut off again. Where the
-  // anchor joins with the text (byte-level vocabularies have no such space) the text stands alone.
-  const std::vector<std::int32_t> anchor = encode("\n");
-  std::vector<std::int32_t> ids = encode(std::string("\n").append(text));
-  if (anchor.empty() || ids.size() < anchor.size() ||
-      !std::equal(anchor.begin(), anchor.end(), ids.begin())) {
-    return encode(text);
-  }
-  ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(anchor.size()));
-  return ids;
-}
-
 ChatTemplate chat_template(const Tokenizer& tokenizer, const std::string& model) {
   if (tokenizer.chat_template().empty()) {
     fail("{}: the model has no chat template; give it a plain prompt instead", model);

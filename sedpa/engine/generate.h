@@ -79,11 +79,6 @@ class StopMatcher {
   bool stopped_ = false;
 };
 
-/// Ids of a text that follows other text: as Tokenizer::encode without special tokens put in, but
-/// without the space that SentencePiece vocabularies put before a text.
-[[nodiscard]] std::vector<std::int32_t> encode_continuation(const Tokenizer& tokenizer,
-                                                            std::string_view text);
-
 /// The model's chat template. Throws Error when it has none, or one of an unknown family.
 [[nodiscard]] ChatTemplate chat_template(const Tokenizer& tokenizer, const std::string& model);
 

@@ -9,6 +9,11 @@ namespace sedpa {
 
 class Engine;
 
+/// SEDPA-W's window: what retrieval heads keep when they are to be bounded and nothing else is
+/// said.
+inline constexpr HeadClass kRetrievalWindow{
+    .full = false, .sink = 256, .middle = 512, .recent = 4096};
+
 /// What a user says about heads; everything empty is plain full attention.
 struct HeadRequest {
   std::string pattern = {};                 // directory of an attention pattern; empty: none

@@ -20,8 +20,8 @@ std::uint64_t next_id() {
 SessionOptions checked(SessionOptions options, const Engine& engine) {
   const ModelConfig& config = engine.config();
   if (options.context < 1) fail("context is {} tokens, expected at least 1", options.context);
-  if (options.context > (std::int64_t{1} << 30)) {
-    fail("context is {} tokens, expected at most {}", options.context, std::int64_t{1} << 30);
+  if (options.context > kMostContext) {
+    fail("context is {} tokens, expected at most {}", options.context, kMostContext);
   }
   if (options.chunk < 0) fail("chunk is {} tokens, expected at least 1", options.chunk);
   options = engine.resolved(std::move(options));
@@ -79,8 +79,10 @@ void Session::check(std::span<const std::int32_t> tokens) const {
   if (tokens.empty()) fail("there are no tokens to read, expected at least 1");
   const auto count = static_cast<std::int64_t>(tokens.size());
   if (count > options_.context - length()) {
-    fail("{} tokens do not fit: {} of the context's {} are taken; use a larger --context", count,
-         length(), options_.context);
+    fail("{} tokens do not fit: {} of the context's {} are taken{}", count, length(),
+         options_.context,
+         options_.context < kMostContext ? "; use a larger --context"
+                                         : ", and positions have no more bits");
   }
   const std::int32_t vocabulary = engine_.config().vocab_size;
   for (const std::int32_t token : tokens) {
@@ -90,6 +92,16 @@ void Session::check(std::span<const std::int32_t> tokens) const {
   }
 }
 
+void Session::remember(std::span<const std::int32_t> tokens) {
+  if (options_.remembered > 0) {
+    const auto most = static_cast<std::size_t>(options_.remembered);
+    tokens = tokens.last(std::min(tokens.size(), most));
+    const std::size_t kept = std::min(tokens_.size(), most - tokens.size());
+    tokens_.erase(tokens_.begin(), tokens_.end() - static_cast<std::ptrdiff_t>(kept));
+  }
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+}
+
 void Session::pass(std::span<const std::int32_t> chunk, std::int64_t logit_rows) {
   engine_.reserve_for(*this);
   Ops& ops = engine_.ops();
@@ -97,7 +109,7 @@ void Session::pass(std::span<const std::int32_t> chunk, std::int64_t logit_rows)
   ops.begin_step({.tokens = chunk, .past = length()}, cache_);
   ops.run(key, [&] { forward(ops, engine_.model(), cache_, activations_, key, observer_); });
   cache_.advance(key.tokens);
-  tokens_.insert(tokens_.end(), chunk.begin(), chunk.end());
+  remember(chunk);
   last_rows_ = logit_rows;
   on_device_ = logit_rows > 0;
 }
@@ -157,7 +169,7 @@ void Session::fill(std::int64_t length) {
   const std::vector<std::byte> rows = random_kv_rows(options_.kv, engine_.config().head_dim, kRows);
   for (const Buffer& arena : arenas_) engine_.ops().repeat(rows, arena.data, arena.bytes);
   cache_.restore(length);
-  tokens_ = tokens;
+  remember(tokens);
 }
 
 void Session::restore(std::span<const std::int32_t> tokens, std::span<const float> logits) {
@@ -168,7 +180,7 @@ void Session::restore(std::span<const std::int32_t> tokens, std::span<const floa
          engine_.config().vocab_size);
   }
   cache_.restore(static_cast<std::int64_t>(tokens.size()));
-  tokens_.assign(tokens.begin(), tokens.end());
+  remember(tokens);
   std::copy(logits.begin(), logits.end(), logits_.begin());
   last_rows_ = logits.empty() ? 0 : 1;
 }

@@ -16,12 +16,18 @@ namespace sedpa {
 
 class Engine;
 
+/// The most tokens of a session: positions are 32-bit numbers.
+inline constexpr std::int64_t kMostContext = std::int64_t{1} << 30;
+
 struct SessionOptions {
-  std::int64_t context = 0;  // tokens that the cache can hold, >= 1
+  std::int64_t context = 0;  // tokens that the cache can hold, 1 to kMostContext
   HeadPlan heads;            // Engine::full_plan(), or HeadPlan::from_gates
   KvDtype kv = KvDtype::f16;
   std::int64_t chunk = 0;       // tokens of one prefill pass; 0: what suits the device
   std::int64_t logit_rows = 1;  // rows of one pass that can get logits, 1 to chunk
+  /// How many of the last tokens tokens() remembers; 0: all. With a number, and windows for all
+  /// heads, nothing grows with the length; such a session cannot be saved or marked.
+  std::int64_t remembered = 0;
 };
 
 /// One sequence: its KV cache, its buffers, and the passes over it. The engine must be loaded and
@@ -60,6 +66,7 @@ class Session {
 
   [[nodiscard]] std::int64_t length() const { return cache_.length(); }
   [[nodiscard]] const SessionOptions& options() const { return options_; }
+  /// All tokens, or the last SessionOptions::remembered of them.
   [[nodiscard]] const std::vector<std::int32_t>& tokens() const { return tokens_; }
   /// Logits [vocab_size] of the last token; empty before the first.
   [[nodiscard]] std::span<const float> logits() const;
@@ -80,6 +87,7 @@ class Session {
  private:
   void check(std::span<const std::int32_t> tokens) const;
   void read_logits() const;
+  void remember(std::span<const std::int32_t> tokens);
   // One pass over a chunk.
   void pass(std::span<const std::int32_t> chunk, std::int64_t logit_rows);
 
@@ -91,7 +99,7 @@ class Session {
   Activations activations_;
   std::size_t reserved_bytes_ = 0;
   AttentionObserver observer_;
-  std::vector<std::int32_t> tokens_;   // [length]
+  std::vector<std::int32_t> tokens_;   // [length], or the last `remembered`
   mutable std::vector<float> logits_;  // [logit_rows, vocab_size]
   std::int64_t last_rows_ = 0;         // rows of logits that the last pass gave
   mutable bool on_device_ = false;     // the last pass's logits have not been read yet

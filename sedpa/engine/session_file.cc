@@ -21,7 +21,6 @@ constexpr std::string_view kMagic = "SEDPASES";
 constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kPreamble = 24;                         // magic, version, length, hash
 constexpr std::size_t kLongestHeader = std::size_t{1} << 16;  // bytes
-constexpr std::int64_t kMostTokens = std::int64_t{1} << 30;
 
 template <class T>
 std::span<const std::byte> bytes_of(std::span<const T> values) {
@@ -71,6 +70,10 @@ OccupiedRows occupied_rows(const KvCache& cache, int head_class) {
 
 void save_session(const std::string& path, const Session& session) {
   if (session.logits().empty()) fail("{}: an empty session cannot be saved", path);
+  if (std::ssize(session.tokens()) < session.length()) {
+    fail("{}: a session that remembers {} of its {} tokens cannot be saved", path,
+         session.tokens().size(), session.length());
+  }
   const Engine& engine = session.engine();
   const ModelConfig& config = engine.config();
   const KvCache& cache = session.cache();
@@ -186,10 +189,10 @@ void SessionFile::read() {
     return found->get<std::string>();
   };
   const auto number = [&](const nlohmann::json& value, const char* key, std::int64_t least) {
-    if (!value.is_number_unsigned() || value.get<std::uint64_t>() > kMostTokens ||
+    if (!value.is_number_unsigned() || value.get<std::uint64_t>() > kMostContext ||
         value.get<std::int64_t>() < least) {
       fail("{}: header's {} is {}, expected {} to {}", path, key, printable(value.dump()), least,
-           kMostTokens);
+           kMostContext);
     }
     return value.get<std::int64_t>();
   };
@@ -360,6 +363,10 @@ void SessionFile::restore(Session& session) const {
 
 SessionMark::SessionMark(const Session& session)
     : tokens_(session.tokens()), logits_(session.logits().begin(), session.logits().end()) {
+  if (std::ssize(tokens_) < session.length()) {
+    fail("a session that remembers {} of its {} tokens cannot be marked", tokens_.size(),
+         session.length());
+  }
   const KvCache& cache = session.cache();
   for (int c = 0; c < kHeadClasses; ++c) {
     if (cache.geometry().plan.classes[c].full) continue;

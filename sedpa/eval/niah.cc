@@ -7,6 +7,7 @@
 
 #include "sedpa/core/fail.h"
 #include "sedpa/engine/generate.h"
+#include "sedpa/engine/prompt_tokens.h"
 #include "sedpa/eval/passkey.h"
 #include "sedpa/eval/rouge.h"
 

@@ -97,8 +97,11 @@ TEST_F(BadInput, CommandLines) {
   expect_bad_usage(ask() + Words{"--temp", "inf"}, {"--temp"});
   expect_bad_usage(ask() + Words{"--top-p", "2"}, {"--top-p"});
   expect_bad_usage(ask() + Words{"--rope-freq-base", "0"}, {"--rope-freq-base"});
-  expect_bad_usage(ask() + Words{"--retrieval-window", "4,0"}, {"--retrieval-window"});
-  expect_bad_usage(ask() + Words{"--retrieval-window", "4,0,0"}, {"--retrieval-window"});
+  for (const char* window : {"4,0", "4,0,0", "4,0,8,", "4,0,8,9", "-1,0,8", "4 0 8", "4,x,8", "",
+                             "4,0,99999999999", "usual"}) {
+    expect_bad_usage(ask() + Words{"--retrieval-window", window},
+                     {"--retrieval-window is", "SINK,MIDDLE,RECENT"});
+  }
   expect_bad_usage(ask() + Words{"--memory-limit", "much"}, {"--memory-limit"});
   expect_bad_usage(ask() + Words{"--sink", "4"}, {"--sink", "--pattern"});
   expect_bad_usage({"generate", "-m", model_, "--chat", "-f", "-"}, {"--chat"});
@@ -216,7 +219,12 @@ TEST_F(BadInput, Prompts) {
   expect_failure({"generate", "-m", model_, "-f", folder_.path()}, {"directory"});
   const std::string words(200, 'x');
   expect_failure({"generate", "-m", model_, "-p", words, "-n", "10"},
-                 {"200", "128", "--context 210"});
+                 {"200", "128", "--retrieval-window", "--context 210"});
+  const Words bounded = {"generate", "-m", model_, "--retrieval-window", "default", "-f"};
+  expect_failure(bounded + Words{"-"}, {"no prompt"});
+  expect_failure(bounded + Words{folder_ / "none"}, {"none", "No such file"});
+  expect_failure(bounded + Words{folder_.path()}, {"directory"});
+  expect_failure(bounded + Words{"-", "--context", "100"}, {"100", "--context"}, words);
   expect_failure({"generate", "-m", model_, "-p", words, "--context", "150"}, {"200", "150"});
   const std::string plain = folder_ / "plain.gguf";
   write_tiny_model(plain, {.chat_template = false});

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "sedpa/engine/engine.h"
+#include "sedpa/engine/prompt_tokens.h"
 #include "tests/format/support.h"
 #include "tests/support/tiny_model.h"
 
