@@ -50,6 +50,8 @@ class Checkpoint {
   [[nodiscard]] std::uint64_t file_bytes() const;
   /// "gguf", "safetensors" or "none".
   [[nodiscard]] const char* format() const;
+  /// The file, when it is one; null for a directory.
+  [[nodiscard]] const GgufFile* gguf() const { return gguf_ ? &*gguf_ : nullptr; }
   /// In the order of the files.
   [[nodiscard]] std::span<const TensorInfo> tensors() const;
 
