@@ -40,12 +40,14 @@ struct Options {
 constexpr std::int64_t kUsualContext = 1024;
 /// The last share of the text is for probes, which what inputs are gathered over never shows.
 constexpr double kProbeShare = 0.1;
-constexpr int kProbes = 2;
+/// Each projection of a model asks for a run over the probes, so they are short.
+constexpr std::int64_t kProbeTokens = 512;
 /// Rows of a probe of running text that are compared: its last ones.
 constexpr std::int64_t kProbeRows = 256;
 /// Of calibration sequences, one in so many asks for hidden keys.
 constexpr std::int64_t kRetrievalEvery = 4;
-constexpr PasskeyPromptOptions kPrompt{.tokens = 0, .keys = 4, .words = 8};
+constexpr int kKeys = 4;
+constexpr int kKeyWords = 8;
 constexpr double kUsualCut = 0.25;
 
 /// The share that "-25%" takes away.
@@ -110,19 +112,18 @@ class TextMaker {
     if (options_.recipe == "calibrated") {
       const std::int64_t count = std::max<std::int64_t>(1, options_.tokens / context_);
       for (std::int64_t i = 0; i < count; ++i) {
-        text.sequences.push_back(i % kRetrievalEvery + 1 == kRetrievalEvery ? prompt(shown).tokens
-                                                                            : passage(shown));
+        const bool asks = i % kRetrievalEvery + 1 == kRetrievalEvery;
+        text.sequences.push_back(asks ? prompt(shown, context_).tokens : passage(shown, context_));
       }
     }
-    for (int i = 0; i < kProbes; ++i) {
-      const std::int64_t rows = std::min(kProbeRows, context_);
-      text.running.push_back({.tokens = passage(kept), .rows = {{context_ - rows, rows}}});
-      const PasskeyPrompt asked = prompt(kept);
-      Probe probe{.tokens = asked.tokens, .rows = {}};
-      // What gives an answer's tokens are the rows before them.
-      for (const HiddenKey& key : asked.keys) probe.rows.push_back({key.answer - 1, key.count});
-      text.retrieving.push_back(std::move(probe));
-    }
+    const std::int64_t length = std::min(kProbeTokens, context_);
+    const std::int64_t rows = std::min(kProbeRows, length);
+    text.running.push_back({.tokens = passage(kept, length), .rows = {{length - rows, rows}}});
+    const PasskeyPrompt asked = prompt(kept, length);
+    Probe asking{.tokens = asked.tokens, .rows = {}};
+    // What gives an answer's tokens are the rows before them.
+    for (const HiddenKey& key : asked.keys) asking.rows.push_back({key.answer - 1, key.count});
+    text.retrieving.push_back(std::move(asking));
     Hash hash;
     const auto add = [&](const std::vector<std::int32_t>& tokens) {
       hash.add(std::as_bytes(std::span(tokens)));
@@ -135,14 +136,13 @@ class TextMaker {
   }
 
  private:
-  std::vector<std::int32_t> passage(const FillerText& filler) {
-    const auto tokens = filler.tokens(filler.random_start(context_, random_), context_);
+  std::vector<std::int32_t> passage(const FillerText& filler, std::int64_t count) {
+    const auto tokens = filler.tokens(filler.random_start(count, random_), count);
     return {tokens.begin(), tokens.end()};
   }
-  PasskeyPrompt prompt(const FillerText& filler) {
-    PasskeyPromptOptions wanted = kPrompt;
-    wanted.tokens = context_;
-    return make_passkey_prompt(tokenizer_, filler, wanted, random_);
+  PasskeyPrompt prompt(const FillerText& filler, std::int64_t tokens) {
+    return make_passkey_prompt(tokenizer_, filler,
+                               {.tokens = tokens, .keys = kKeys, .words = kKeyWords}, random_);
   }
 
   const Options& options_;

@@ -22,13 +22,11 @@ namespace sedpa {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::ordered_json;
+using nlohmann::json;
 
 constexpr std::size_t kProjections = 4;
 /// Kernels read rows in pieces of so many numbers.
 constexpr std::int64_t kRankStep = 16;
-/// Where sensitivity is measured when nobody says how much is to go.
-constexpr double kUsualCut = 0.25;
 /// Attempts to meet a divergence, each with a smaller sum of single ones.
 constexpr int kAttempts = 4;
 
@@ -123,8 +121,8 @@ class Compression {
 
   // --- What is kept between runs ----------------------------------------------------------------
 
-  [[nodiscard]] ordered_json settings() const {
-    ordered_json all = {{"recipe", recipe()},
+  [[nodiscard]] json settings() const {
+    json all = {{"recipe", recipe()},
                         {"model_fingerprint", engine_.fingerprint()},
                         {"text_fingerprint", text_.fingerprint},
                         {"heads", nullptr},
@@ -139,14 +137,14 @@ class Compression {
 
   [[nodiscard]] std::string recipe() const { return options_.published ? "paper" : "calibrated"; }
 
-  [[nodiscard]] static ordered_json read_json(const fs::path& path) {
+  [[nodiscard]] static json read_json(const fs::path& path) {
     const MappedFile file = MappedFile::open(path.string());
     const auto bytes = file.bytes();
     return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path.string(),
                       std::size_t{256} << 20);
   }
 
-  static void write_json(const fs::path& path, const ordered_json& object) {
+  static void write_json(const fs::path& path, const json& object) {
     AtomicFile file(path.string());
     file.write(object.dump());
     file.commit();
@@ -172,7 +170,7 @@ class Compression {
     const fs::path path = parts_ / "losses.json";
     std::vector<RankChoices> choices;
     if (fs::exists(path)) {
-      const ordered_json lists = read_json(path);
+      const json lists = read_json(path);
       if (!lists.is_array() || lists.size() != places_.size()) {
         fail("{}: is damaged; remove {}", path.string(), parts_.string());
       }
@@ -189,9 +187,8 @@ class Compression {
     }
     choices = options_.published
                   ? singular_value_losses(engine_.weights(), config_, step_, progress_)
-                  : measured_losses(engine_, text_, step_, options_.cut.value_or(kUsualCut),
-                                    progress_);
-    ordered_json lists = ordered_json::array();
+                  : measured_losses(engine_, text_, step_, progress_);
+    json lists = json::array();
     for (const RankChoices& matrix : choices) lists.push_back(matrix.losses);
     write_json(path, lists);
     return choices;
@@ -379,8 +376,8 @@ class Compression {
   void show(std::int32_t layer) const { progress_("compressing", layer, config_.layers); }
 
   /// How the file was made, for its metadata.
-  [[nodiscard]] ordered_json origin() const {
-    ordered_json all = settings();
+  [[nodiscard]] json origin() const {
+    json all = settings();
     all["seed"] = options_.seed;
     all["text"] = text_.name;
     all["text_tokens"] = text_.tokens();

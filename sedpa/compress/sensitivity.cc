@@ -13,6 +13,9 @@
 namespace sedpa {
 namespace {
 
+/// Of a matrix's numbers, what the cut leaves whose divergence is measured.
+constexpr double kProbedShare = 0.75;
+
 RankChoices choices_of(const Place& place, std::int64_t step) {
   return {.rows = place.rows,
           .cols = place.cols,
@@ -24,13 +27,12 @@ RankChoices choices_of(const Place& place, std::int64_t step) {
 /// the model with one projection cut, for each projection met so far.
 class Survey {
  public:
-  Survey(const Engine& engine, const CalibrationText& text, std::int64_t step, double cut)
+  Survey(const Engine& engine, const CalibrationText& text, std::int64_t step)
       : engine_(engine),
         ops_(engine.ops()),
         config_(engine.config()),
         text_(text),
         step_(step),
-        cut_(cut),
         pool_(engine.threads()) {
     for (const Place& place : all_attention_places(config_)) {
       config_.max_rank = std::max(config_.max_rank, most_useful_rank(place.rows, place.cols));
@@ -111,7 +113,7 @@ class Survey {
   }
 
   [[nodiscard]] std::int64_t probed_rank(const Place& place) const {
-    const auto numbers = static_cast<double>(place.rows * place.cols) * (1 - cut_);
+    const auto numbers = static_cast<double>(place.rows * place.cols) * kProbedShare;
     const auto rank =
         static_cast<std::int64_t>(numbers / static_cast<double>(place.rows + place.cols));
     return std::clamp<std::int64_t>(rank, 1, most_useful_rank(place.rows, place.cols));
@@ -158,7 +160,6 @@ class Survey {
   ModelConfig config_;
   const CalibrationText& text_;
   std::int64_t step_;
-  double cut_;
   ThreadPool pool_;
   std::vector<const Probe*> probes_;  // running, then retrieving
   std::vector<std::int64_t> probe_lengths_;
@@ -215,9 +216,8 @@ std::vector<RankChoices> singular_value_losses(const WeightSource& source,
 }
 
 std::vector<RankChoices> measured_losses(const Engine& engine, const CalibrationText& text,
-                                         std::int64_t step, double cut,
-                                         const CompressProgress& progress) {
-  return Survey(engine, text, step, cut).run(progress);
+                                         std::int64_t step, const CompressProgress& progress) {
+  return Survey(engine, text, step).run(progress);
 }
 
 }  // namespace sedpa

@@ -308,7 +308,8 @@ Model load_model(const ModelConfig& config, const WeightSource& source, Ops& ops
 
 Layer load_layer(const ModelConfig& config, std::int32_t layer, const WeightSource& source,
                  Ops& ops) {
-  Loader loader(source, ops, {}, 0);
+  const Progress nobody;
+  Loader loader(source, ops, nobody, 0);
   Layer loaded;
   walk_layer(config, source, layer, loaded, loader);
   return loaded;
