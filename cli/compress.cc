@@ -119,7 +119,9 @@ class TextMaker {
     const std::int64_t length = std::min(kProbeTokens, context_);
     const std::int64_t rows = std::min(kProbeRows, length);
     text.running.push_back({.tokens = passage(kept, length), .rows = {{length - rows, rows}}});
-    const PasskeyPrompt asked = prompt(kept, length);
+    // Where a token is little more than a byte, keys and questions need more room.
+    const std::int64_t room = 3 * most_answer_tokens(tokenizer_, kKeys, kKeyWords);
+    const PasskeyPrompt asked = prompt(kept, std::min(context_, std::max(kProbeTokens, room)));
     Probe asking{.tokens = asked.tokens, .rows = {}};
     // What gives an answer's tokens are the rows before them.
     for (const HiddenKey& key : asked.keys) asking.rows.push_back({key.answer - 1, key.count});

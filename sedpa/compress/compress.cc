@@ -99,6 +99,10 @@ class Compression {
     if (fs::equivalent(path, output_, ignored)) {
       fail("{}: is the model itself; write the compressed one to another name", output_);
     }
+    const fs::path folder = fs::path(output_).parent_path();
+    if (!folder.empty() && !fs::is_directory(folder)) {
+      fail("{}: cannot be written: there is no directory {}", output_, folder.string());
+    }
     if (engine_.checkpoint().gguf() == nullptr && fs::exists(output_)) {
       fail("{}: is there already, expected a new name for the directory", output_);
     }
@@ -110,6 +114,7 @@ class Compression {
     if (engine_.checkpoint().gguf() == nullptr && block_size(type_) > 1) {
       fail("--type is {}, expected f32, f16 or bf16: safetensors files have no other", name(type_));
     }
+    if (options_.cut) check_budget();
     if (options_.published) return;
     const std::int64_t rank = std::max<std::int64_t>(config_.width, config_.attention().out_cols());
     if (text_.tokens() < rank) {
@@ -152,7 +157,7 @@ class Compression {
 
   void open_parts() {
     std::error_code error;
-    fs::create_directories(parts_, error);
+    fs::create_directory(parts_, error);
     if (error) fail("{}: cannot make the directory: {}", parts_.string(), error.message());
     const fs::path path = parts_ / "settings.json";
     if (!fs::exists(path)) return write_json(path, settings());
@@ -197,15 +202,27 @@ class Compression {
   [[nodiscard]] Allocation allocate(double max_kl) const {
     if (options_.max_kl) return allocate_within_loss(choices_, max_kl);
     if (!options_.cut) return published_ranks(choices_, *options_.published, config_.width);
-    const auto all = static_cast<double>(result_.attention_before);
-    const auto budget = static_cast<std::int64_t>(all * (1 - *options_.cut));
-    if (const std::int64_t least = least_numbers(choices_); budget < least) {
-      fail("--attention-parameters -{:.4g}% leaves {} numbers, but ranks are multiples of {} and the "
-           "least take {}: {:.4g}% can go at most",
-           100 * *options_.cut, budget, step_, least, 100 * (1 - static_cast<double>(least) / all));
+    return options_.published ? published_ranks_within(choices_, *options_.published, budget())
+                              : allocate_ranks(choices_, budget());
+  }
+
+  /// Numbers that options_.cut leaves.
+  [[nodiscard]] std::int64_t budget() const {
+    return static_cast<std::int64_t>(static_cast<double>(result_.attention_before) *
+                                     (1 - *options_.cut));
+  }
+
+  void check_budget() const {
+    std::int64_t least = 0;
+    for (const Place& place : places_) {
+      const bool useful = step_ <= most_useful_rank(place.rows, place.cols);
+      least += useful ? step_ * (place.rows + place.cols) : place.rows * place.cols;
     }
-    return options_.published ? published_ranks_within(choices_, *options_.published, budget)
-                              : allocate_ranks(choices_, budget);
+    if (budget() >= least) return;
+    fail("--attention-parameters -{:.4g}% leaves {} numbers, but ranks are multiples of {} and the "
+         "least take {}: {:.4g}% can go at most",
+         100 * *options_.cut, budget(), step_, least,
+         100 * (1 - static_cast<double>(least) / static_cast<double>(result_.attention_before)));
   }
 
   // --- Factors ----------------------------------------------------------------------------------
