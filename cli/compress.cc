@@ -31,7 +31,7 @@ struct Options {
   std::optional<double> max_kl;
   std::string type;
   std::string text;
-  std::int64_t tokens = 32768;
+  std::int64_t tokens = 16384;
   std::optional<std::int64_t> context;
   std::uint64_t seed = 1;
 };
@@ -57,9 +57,8 @@ double parse_budget(const std::string& text) {
   const auto [stop, error] = std::from_chars(text.data(), end, percent);
   if (error != std::errc() || stop + 1 != end || *stop != '%' || !(percent < 0) ||
       !(percent > -100)) {
-    throw UsageError(
-        fmt::format("--attention-parameters is '{}', expected a share to take away, such as -25%",
-                    text));
+    throw UsageError(fmt::format(
+        "--attention-parameters is '{}', expected a share to take away, such as -25%", text));
   }
   return -percent / 100;
 }
@@ -85,8 +84,9 @@ CompressOptions compress_options(const Options& options) {
   }
   if (!paper && !result.cut && !result.max_kl) result.cut = kUsualCut;
   if (options.model.rope_base || options.model.rope_scaling) {
-    throw UsageError("--rope-freq-base and --rope-scaling are not kept in a file: give them to what "
-                     "runs it");
+    throw UsageError(
+        "--rope-freq-base and --rope-scaling are not kept in a file: give them to what "
+        "runs it");
   }
   return result;
 }
@@ -210,9 +210,10 @@ void report(const Options& options, const Engine& engine, const CompressResult& 
   for (const char* label : {"query", "key", "value", "output"}) {
     text += rank_line(result, projection++, label);
   }
-  text += fmt::format("Divergence from the original: {:.4f} on running text, {:.4f} where it "
-                      "retrieves.\n",
-                      result.kl_running, result.kl_retrieving);
+  text += fmt::format(
+      "Divergence from the original: {:.4f} on running text, {:.4f} where it "
+      "retrieves.\n",
+      result.kl_running, result.kl_retrieving);
   print(text);
 }
 
@@ -223,14 +224,14 @@ void run(const Options& options) {
   const auto engine = open_engine(options.model);
   if (options.recipe == "paper") wanted.published = plan_heads(options.heads, *engine).plan;
   const CalibrationText text = TextMaker(*engine, options).make();
+  engine->check_memory(plan_compression(*engine, text, wanted), "use fewer --calibration-tokens");
   show_notes();
   ProgressBar bar("compressing");
-  const CompressResult result =
-      compress(*engine, text, wanted, options.output,
-               [&](const char* what, std::int64_t done, std::int64_t total) {
-                 bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total),
-                            what);
-               });
+  const CompressResult result = compress(
+      *engine, text, wanted, options.output,
+      [&](const char* what, std::int64_t done, std::int64_t total) {
+        bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total), what);
+      });
   bar.clear();
   report(options, *engine, result,
          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());

@@ -156,9 +156,10 @@ void print_for_people(const Engine& engine, const PlannedHeads& heads,
                            c.layers, c.width, c.query_heads, c.kv_heads, c.head_dim, c.mlp_width,
                            c.vocab_size));
   if (const WeightPlan& weights = engine.weight_plan(); weights.low_rank_matrices > 0) {
-    text += line("low rank",
-                 fmt::format("{} attention parameters, {} matrices as two factors of rank {} at most",
-                             weights.attention_parameters, weights.low_rank_matrices, c.max_rank));
+    text +=
+        line("low rank",
+             fmt::format("{} attention parameters, {} matrices as two factors of rank {} at most",
+                         weights.attention_parameters, weights.low_rank_matrices, c.max_rank));
   }
   text += line("positions", positions);
   text += line("tokenizer", tokenizer_line(report["tokenizer"]));

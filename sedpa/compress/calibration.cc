@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sedpa/compress/low_rank.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/core/thread_pool.h"
 #include "sedpa/format/quant_blocks.h"
@@ -16,6 +17,24 @@ constexpr std::int64_t kLogitRows = 64;
 
 HeadClass native_class(const ModelConfig& config) {
   return config.sliding_window ? HeadClass::window(0, 0, *config.sliding_window) : HeadClass{};
+}
+
+KvGeometry geometry_of(const ModelConfig& config, std::int64_t max_tokens) {
+  return {.plan = HeadPlan::uniform(1, config.kv_heads, native_class(config)),
+          .context = max_tokens,
+          .head_dim = config.head_dim,
+          .dtype = KvDtype::f16};
+}
+
+OpsPlan plan_of(const ModelConfig& config, std::int64_t max_tokens, const HeadPlan& heads) {
+  const std::int64_t query_cols = config.attention().out_cols();
+  return {.attention = config.attention(),
+          .rope = config.rope(),
+          .max_tokens = max_tokens,
+          .max_context = max_tokens,
+          .max_cols = std::max<std::int64_t>({config.width, config.mlp_width, query_cols}),
+          .max_rank = config.max_rank,
+          .heads = &heads};
 }
 
 }  // namespace
@@ -46,29 +65,31 @@ Rows RowStore::of(std::size_t sequence) const {
   return {buffer_.floats() + begin * cols_, begins_[sequence + 1] - begin, cols_, cols_};
 }
 
+ModelConfig with_useful_ranks(ModelConfig config) {
+  for (const Place& place : attention_places(config, 0)) {
+    config.max_rank = std::max(config.max_rank, most_useful_rank(place.rows, place.cols));
+  }
+  return config;
+}
+
+std::size_t LayerRunner::bytes(const Ops& ops, const ModelConfig& config, std::int64_t max_tokens) {
+  const KvGeometry geometry = geometry_of(config, max_tokens);
+  return ops.scratch_bytes(plan_of(config, max_tokens, geometry.plan)) + geometry.bytes() +
+         Activations::bytes(config, max_tokens, 0);
+}
+
 LayerRunner::LayerRunner(Ops& ops, const ModelConfig& config, std::int64_t max_tokens)
     : ops_(ops),
       config_(config),
-      geometry_{.plan = HeadPlan::uniform(1, config.kv_heads, native_class(config)),
-                .context = max_tokens,
-                .head_dim = config.head_dim,
-                .dtype = KvDtype::f16},
+      geometry_(geometry_of(config, max_tokens)),
       arenas_{ops.allocate(geometry_.arena_bytes(0)), ops.allocate(geometry_.arena_bytes(1))},
       cache_(geometry_, {arenas_[0].data, arenas_[1].data}),
       activations_(Activations::make(config, max_tokens, 0, ops)) {
-  const std::int64_t query_cols = config.attention().out_cols();
-  ops.reserve({.attention = config.attention(),
-               .rope = config.rope(),
-               .max_tokens = max_tokens,
-               .max_context = max_tokens,
-               .max_cols = std::max<std::int64_t>({config.width, config.mlp_width, query_cols}),
-               .max_rank = config.max_rank,
-               .heads = &geometry_.plan});
+  ops.reserve(plan_of(config, max_tokens, geometry_.plan));
 }
 
 void LayerRunner::embed(const WeightSource& source, std::span<const std::int32_t> tokens, Rows x) {
-  const MatrixSource table =
-      source.matrix({Role::embedding, 0, config_.vocab_size, config_.width});
+  const MatrixSource table = source.matrix({Role::embedding, 0, config_.vocab_size, config_.width});
   std::vector<std::byte> stored(static_cast<std::size_t>(row_bytes(table.dtype, table.cols)));
   std::vector<float> numbers(static_cast<std::size_t>(table.cols));
   for (std::size_t i = 0; i < tokens.size(); ++i) {
@@ -121,8 +142,8 @@ OutputHead::OutputHead(Ops& ops, const ModelConfig& config, const WeightSource& 
 void OutputHead::logits(Rows x, RowRange range, std::vector<float>& out) {
   const std::int64_t vocabulary = output_.out_features();
   const std::int64_t most = std::min(kLogitRows, range.count);
-  const Buffer memory = ops_.allocate(static_cast<std::size_t>(most * (x.cols + vocabulary)) *
-                                      sizeof(float));
+  const Buffer memory =
+      ops_.allocate(static_cast<std::size_t>(most * (x.cols + vocabulary)) * sizeof(float));
   for (std::int64_t done = 0; done < range.count; done += most) {
     const std::int64_t count = std::min(most, range.count - done);
     const Rows h{memory.floats(), count, x.cols, x.cols};

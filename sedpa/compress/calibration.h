@@ -39,6 +39,9 @@ struct CalibrationText {
   [[nodiscard]] std::int64_t tokens() const;   // of the sequences together
 };
 
+/// The configuration with room for factors of every rank that compression may choose.
+[[nodiscard]] ModelConfig with_useful_ranks(ModelConfig config);
+
 /// Sequences' rows of one width, one after the other in a backend's memory.
 class RowStore {
  public:
@@ -57,6 +60,9 @@ class LayerRunner {
   /// Reserves the backend for sequences of up to `max_tokens`: sessions made before must not be
   /// used after. config.max_rank bounds the layers' factors. `ops` must outlive it.
   LayerRunner(Ops& ops, const ModelConfig& config, std::int64_t max_tokens);
+  /// Exactly the bytes that the constructor allocates and reserves.
+  [[nodiscard]] static std::size_t bytes(const Ops& ops, const ModelConfig& config,
+                                         std::int64_t max_tokens);
 
   /// x [tokens, width] = the tokens' embeddings. Throws Error for an id outside the vocabulary.
   void embed(const WeightSource& source, std::span<const std::int32_t> tokens, Rows x);

@@ -42,7 +42,7 @@ class Compression {
               const std::string& output, const CompressProgress& progress)
       : engine_(engine),
         ops_(engine.ops()),
-        config_(engine.config()),
+        config_(with_useful_ranks(engine.config())),
         text_(text),
         options_(options),
         output_(output),
@@ -54,7 +54,6 @@ class Compression {
         pool_(engine.threads()) {
     for (const Place& place : places_) {
       result_.attention_before += place.rows * place.cols;
-      config_.max_rank = std::max(config_.max_rank, most_useful_rank(place.rows, place.cols));
     }
     result_.parameters_before = engine.weight_plan().parameters;
     check();
@@ -91,9 +90,10 @@ class Compression {
   void check() const {
     const std::string& path = engine_.model_path();
     if (engine_.weight_plan().low_rank_matrices > 0) {
-      fail("{}: is compressed already ({} matrices are low-rank factors), expected a model that is "
-           "not",
-           path, engine_.weight_plan().low_rank_matrices);
+      fail(
+          "{}: is compressed already ({} matrices are low-rank factors), expected a model that is "
+          "not",
+          path, engine_.weight_plan().low_rank_matrices);
     }
     std::error_code ignored;
     if (fs::equivalent(path, output_, ignored)) {
@@ -118,7 +118,8 @@ class Compression {
     if (options_.published) return;
     const std::int64_t rank = std::max<std::int64_t>(config_.width, config_.attention().out_cols());
     if (text_.tokens() < rank) {
-      log(fmt::format("{} tokens of calibration text are fewer than the {} inputs of a projection: "
+      log(
+          fmt::format("{} tokens of calibration text are fewer than the {} inputs of a projection: "
                       "what they do not show stays near the original",
                       text_.tokens(), rank));
     }
@@ -128,12 +129,12 @@ class Compression {
 
   [[nodiscard]] json settings() const {
     json all = {{"recipe", recipe()},
-                        {"model_fingerprint", engine_.fingerprint()},
-                        {"text_fingerprint", text_.fingerprint},
-                        {"heads", nullptr},
-                        {"cut", nullptr},
-                        {"max_kl", nullptr},
-                        {"type", name(type_)}};
+                {"model_fingerprint", engine_.fingerprint()},
+                {"text_fingerprint", text_.fingerprint},
+                {"heads", nullptr},
+                {"cut", nullptr},
+                {"max_kl", nullptr},
+                {"type", name(type_)}};
     if (options_.published) all["heads"] = options_.published->fingerprint();
     if (options_.cut) all["cut"] = *options_.cut;
     if (options_.max_kl) all["max_kl"] = *options_.max_kl;
@@ -162,9 +163,10 @@ class Compression {
     const fs::path path = parts_ / "settings.json";
     if (!fs::exists(path)) return write_json(path, settings());
     if (read_json(path) != settings()) {
-      fail("{}: holds parts of a run with another model, text or options; remove it, or choose "
-           "another output",
-           parts_.string());
+      fail(
+          "{}: holds parts of a run with another model, text or options; remove it, or choose "
+          "another output",
+          parts_.string());
     }
     result_.resumed = true;
   }
@@ -219,10 +221,11 @@ class Compression {
       least += useful ? step_ * (place.rows + place.cols) : place.rows * place.cols;
     }
     if (budget() >= least) return;
-    fail("--attention-parameters -{:.4g}% leaves {} numbers, but ranks are multiples of {} and the "
-         "least take {}: {:.4g}% can go at most",
-         100 * *options_.cut, budget(), step_, least,
-         100 * (1 - static_cast<double>(least) / static_cast<double>(result_.attention_before)));
+    fail(
+        "--attention-parameters -{:.4g}% leaves {} numbers, but ranks are multiples of {} and the "
+        "least take {}: {:.4g}% can go at most",
+        100 * *options_.cut, budget(), step_, least,
+        100 * (1 - static_cast<double>(least) / static_cast<double>(result_.attention_before)));
   }
 
   // --- Factors ----------------------------------------------------------------------------------
@@ -236,9 +239,8 @@ class Compression {
     const std::int64_t rank = rank_of(place, projection);
     if (rank == 0) return;
     Matrix w = read_matrix(engine_.weights(), place);
-    const Decomposition decomposition = inputs != nullptr
-                                            ? Decomposition::compensated(w, *inputs)
-                                            : Decomposition::of_matrix(std::move(w));
+    const Decomposition decomposition = inputs != nullptr ? Decomposition::compensated(w, *inputs)
+                                                          : Decomposition::of_matrix(std::move(w));
     weights_->set(place, decomposition.cut(rank), type_);
   }
 
@@ -358,8 +360,8 @@ class Compression {
         runner.finish(original, x, o, x);
         const Rows arriving = runner.attend(heads_cut, text.tokens[i], text.arriving.of(i));
         const auto numbers = std::as_bytes(reader.add_arriving(arriving, inputs));
-        ops_.copy_from_host(numbers.data(),
-                            reinterpret_cast<std::byte*>(text.heads.of(i).data), numbers.size());
+        ops_.copy_from_host(numbers.data(), reinterpret_cast<std::byte*>(text.heads.of(i).data),
+                            numbers.size());
       }
       regularize(inputs);
       replace(places[3], 3, &inputs);
@@ -426,6 +428,40 @@ class Compression {
 };
 
 }  // namespace
+
+MemoryPlan plan_compression(const Engine& engine, const CalibrationText& text,
+                            const CompressOptions& options) {
+  const ModelConfig config = with_useful_ranks(engine.config());
+  const std::int64_t heads = config.attention().out_cols();
+  std::size_t layer = 0;
+  const auto add = [&](const Place& place) {
+    layer += engine.ops().weight_bytes(engine.weights().dtype(place), place.rows, place.cols);
+  };
+  for (const Place& place : attention_places(config, 0)) add(place);
+  add({Role::gate, 0, config.mlp_width, config.width});
+  add({Role::up, 0, config.mlp_width, config.width});
+  add({Role::down, 0, config.width, config.mlp_width});
+
+  std::int64_t probes = 0;
+  for (const auto* group : {&text.running, &text.retrieving}) {
+    for (const Probe& probe : *group) probes += std::ssize(probe.tokens);
+  }
+  const std::int64_t tokens = options.published ? 0 : text.tokens();
+  // Numbers of rows: while projections are cut one by one, and while all of them are.
+  const std::int64_t measuring =
+      options.published ? 0
+                        : config.width * (tokens + probes * (1 + 4 * std::int64_t{config.layers}));
+  const std::int64_t cutting = (2 * std::int64_t{config.width} + heads) * (tokens + probes);
+  const std::int64_t widest = std::max<std::int64_t>(config.width, heads);
+  constexpr std::int64_t kMatrices =
+      8;  // in f64 at once: covariances, and what a cut makes of them
+  return {.weight_bytes = 2 * layer,
+          .kv_bytes = 0,
+          .scratch_bytes =
+              LayerRunner::bytes(engine.ops(), config, std::max<std::int64_t>(text.longest(), 1)) +
+              static_cast<std::size_t>(std::max(measuring, cutting)) * sizeof(float) +
+              static_cast<std::size_t>(kMatrices * widest * widest) * sizeof(double)};
+}
 
 CompressResult compress(const Engine& engine, const CalibrationText& text,
                         const CompressOptions& options, const std::string& output,

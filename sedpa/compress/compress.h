@@ -26,22 +26,27 @@ struct CompressOptions {
 };
 
 struct CompressResult {
-  std::vector<std::int64_t> ranks;  // [layers * 4]: query, key, value, output; 0: whole
+  std::vector<std::int64_t> ranks;    // [layers * 4]: query, key, value, output; 0: whole
   std::int64_t attention_before = 0;  // numbers of the attention projections
   std::int64_t attention_after = 0;
   std::int64_t parameters_before = 0;  // of the model
   std::int64_t parameters_after = 0;
-  double expected_kl = 0;   // what max_kl bounds, as the sum of single cuts; 0: not known
-  double kl_running = 0;    // measured, of the compressed model from the original
+  double expected_kl = 0;  // what max_kl bounds, as the sum of single cuts; 0: not known
+  double kl_running = 0;   // measured, of the compressed model from the original
   double kl_retrieving = 0;
   bool resumed = false;
 };
 
+/// About what compress takes beyond the mapped model: two layers' weights, the rows of the text
+/// between two layers, and matrices in f64.
+[[nodiscard]] MemoryPlan plan_compression(const Engine& engine, const CalibrationText& text,
+                                          const CompressOptions& options);
+
 /// Writes a compressed copy of the engine's model, whose weights have not been loaded, to `output`.
-/// Finished layers are kept in the directory `output`.parts until all are done; a call with the same
-/// model, text and options goes on from there. Throws Error naming what is wrong: a model that is
-/// compressed already, a budget that cannot be met (and the smallest that can), a text too short,
-/// parts of another run.
+/// Finished layers are kept in the directory `output`.parts until all are done; a call with the
+/// same model, text and options goes on from there. Throws Error naming what is wrong: a model that
+/// is compressed already, a budget that cannot be met (and the smallest that can), a text too
+/// short, parts of another run.
 CompressResult compress(const Engine& engine, const CalibrationText& text,
                         const CompressOptions& options, const std::string& output,
                         const CompressProgress& progress);

@@ -95,7 +95,8 @@ MatrixSource FactoredWeights::matrix(const Place& place) const {
           .cols = stored->cols,
           .read = [data = stored->data, stride](std::int64_t first, std::int64_t count,
                                                 std::byte* out) {
-            std::memcpy(out, data.data() + first * stride, static_cast<std::size_t>(count * stride));
+            std::memcpy(out, data.data() + first * stride,
+                        static_cast<std::size_t>(count * stride));
           }};
 }
 

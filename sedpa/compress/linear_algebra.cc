@@ -46,8 +46,8 @@ Eigen eigen(Matrix symmetric) {
   }
   const std::int64_t n = symmetric.rows;
   Eigen found{.values = std::vector<double>(static_cast<std::size_t>(n)), .vectors = Matrix(n, n)};
-  const int status = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', as_int(n),
-                                    symmetric.numbers.data(), as_int(n), found.values.data());
+  const int status = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', as_int(n), symmetric.numbers.data(),
+                                    as_int(n), found.values.data());
   if (status != 0) fail("the eigenvectors of a {} x {} matrix were not found ({})", n, n, status);
   // LAPACK has the smallest first.
   std::ranges::reverse(found.values);

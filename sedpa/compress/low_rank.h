@@ -41,8 +41,8 @@ class Decomposition {
   Decomposition(Matrix m, const Matrix& energy);
 
   Matrix m_;
-  Matrix directions_;            // [rows, rows], as columns
-  std::vector<double> lost_;     // [rows + 1], by rank
+  Matrix directions_;         // [rows, rows], as columns
+  std::vector<double> lost_;  // [rows + 1], by rank
 };
 
 /// The most ranks that two factors of [rows, cols] may have and still be smaller than it.

@@ -39,8 +39,9 @@ Allocation at_price(std::span<const RankChoices> matrices, double price) {
 
 double loss_at(const RankChoices& matrix, std::int64_t rank) {
   const auto found = std::ranges::find(matrix.ranks, rank);
-  return found == matrix.ranks.end() ? 0 : matrix.losses[static_cast<std::size_t>(
-                                               found - matrix.ranks.begin())];
+  return found == matrix.ranks.end()
+             ? 0
+             : matrix.losses[static_cast<std::size_t>(found - matrix.ranks.begin())];
 }
 
 /// Spends what the price left over, each time on the step that gains most for its numbers.

@@ -17,10 +17,7 @@ namespace {
 constexpr double kProbedShare = 0.75;
 
 RankChoices choices_of(const Place& place, std::int64_t step) {
-  return {.rows = place.rows,
-          .cols = place.cols,
-          .ranks = useful_ranks(place, step),
-          .losses = {}};
+  return {.rows = place.rows, .cols = place.cols, .ranks = useful_ranks(place, step), .losses = {}};
 }
 
 /// The survey of one model: a walk over its layers with the probes of the model as it is, and of
@@ -30,13 +27,10 @@ class Survey {
   Survey(const Engine& engine, const CalibrationText& text, std::int64_t step)
       : engine_(engine),
         ops_(engine.ops()),
-        config_(engine.config()),
+        config_(with_useful_ranks(engine.config())),
         text_(text),
         step_(step),
         pool_(engine.threads()) {
-    for (const Place& place : all_attention_places(config_)) {
-      config_.max_rank = std::max(config_.max_rank, most_useful_rank(place.rows, place.cols));
-    }
     for (const auto* probes : {&text.running, &text.retrieving}) {
       for (const Probe& probe : *probes) probes_.push_back(&probe);
     }
@@ -60,14 +54,16 @@ class Survey {
     for (std::int32_t i = 0; i < config_.layers; ++i) {
       const auto step = [&] { progress("measuring", i, config_.layers); };
       const Layer layer = load_layer(config_, i, source, ops_);
-      const auto factored = cut_layer(runner, layer, i, x, step);
-      for (RowStore& met : cut) {
+      const std::vector<Factors> factors = cut_layer(runner, layer, i, x, step);
+      for (const RowStore& met : cut) {
         step();
         pass(runner, layer, met, met);
       }
-      for (const Layer& changed : factored) {
+      for (std::size_t k = 0; k < factors.size(); ++k) {
+        FactoredWeights weights(source);
+        weights.set(attention_places(config_, i)[k], factors[k], Dtype::f32);
         cut.emplace_back(ops_, probe_lengths_, config_.width);
-        pass(runner, changed, whole, cut.back());
+        pass(runner, load_layer(config_, i, weights, ops_), whole, cut.back());
       }
       pass(runner, layer, whole, whole);
     }
@@ -76,10 +72,10 @@ class Survey {
   }
 
  private:
-  /// Gathers the covariances of a layer's inputs on the way through it, and gives the layer with
-  /// each of its projections cut, alone.
-  std::vector<Layer> cut_layer(LayerRunner& runner, const Layer& layer, std::int32_t index,
-                               const RowStore& x, const std::function<void()>& step) {
+  /// Gathers the covariances of a layer's inputs on the way through it, and gives the factors of
+  /// its projections.
+  std::vector<Factors> cut_layer(LayerRunner& runner, const Layer& layer, std::int32_t index,
+                                 const RowStore& x, const std::function<void()>& step) {
     Covariance of_input(config_.width);
     Covariance of_heads(config_.attention().out_cols());
     CovarianceReader reader(ops_);
@@ -93,11 +89,11 @@ class Survey {
     }
     regularize(of_input);
     regularize(of_heads);
-    std::vector<Layer> layers;
+    std::vector<Factors> factors;
     for (const Place& place : attention_places(config_, index)) {
       const bool output = place.role == Role::attention_output;
-      const auto decomposition = Decomposition::of_outputs(
-          read_matrix(engine_.weights(), place), output ? of_heads : of_input);
+      const auto decomposition = Decomposition::of_outputs(read_matrix(engine_.weights(), place),
+                                                           output ? of_heads : of_input);
       RankChoices choices = choices_of(place, step_);
       for (const std::int64_t rank : choices.ranks) {
         choices.losses.push_back(decomposition.lost(rank));
@@ -105,11 +101,9 @@ class Survey {
       choices_.push_back(std::move(choices));
       const std::int64_t rank = probed_rank(place);
       probed_.push_back(decomposition.lost(rank));
-      FactoredWeights weights(engine_.weights());
-      weights.set(place, decomposition.cut(rank), Dtype::f32);
-      layers.push_back(load_layer(config_, index, weights, ops_));
+      factors.push_back(decomposition.cut(rank));
     }
-    return layers;
+    return factors;
   }
 
   [[nodiscard]] std::int64_t probed_rank(const Place& place) const {

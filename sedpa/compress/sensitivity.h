@@ -34,8 +34,8 @@ using CompressProgress =
 
 /// For every attention projection, what each rank costs the model: the KL divergence of its next
 /// tokens, the mean of that on running text and that where it retrieves. The divergence is measured
-/// at one rank, that which leaves three quarters of the matrix's numbers, with everything else as it
-/// was; at other ranks it is taken to be in proportion to the squared error of the projection's
+/// at one rank, that which leaves three quarters of the matrix's numbers, with everything else as
+/// it was; at other ranks it is taken to be in proportion to the squared error of the projection's
 /// output on the calibration text.
 [[nodiscard]] std::vector<RankChoices> measured_losses(const Engine& engine,
                                                        const CalibrationText& text,

@@ -51,8 +51,7 @@ void SafetensorsWriter::add_tensor(Tensor tensor) {
   for (const std::int64_t size : tensor.shape) {
     bytes = bytes && size >= 1 ? checked_mul(*bytes, size) : std::nullopt;
   }
-  if (!bytes ||
-      (!tensor.source && tensor.data.size() != static_cast<std::uint64_t>(*bytes))) {
+  if (!bytes || (!tensor.source && tensor.data.size() != static_cast<std::uint64_t>(*bytes))) {
     fail("tensor {} of {}, {}: {} bytes given, expected the size of its shape",
          printable(tensor.name), sedpa::name(tensor.dtype), shape_text(tensor.shape),
          tensor.data.size());

@@ -42,7 +42,7 @@ class RandomWeights final : public WeightSource {
   bool tied_;
   Dtype dtype_;
   std::int64_t rank_;
-  std::int32_t first_factored_;  // layer
+  std::int32_t first_factored_;                          // layer
   std::map<std::int64_t, std::vector<std::byte>> rows_;  // by cols: [kRows, row_bytes]
 };
 

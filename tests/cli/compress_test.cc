@@ -28,9 +28,9 @@ class CompressCommand : public testing::Test {
 
   [[nodiscard]] Words command(const std::string& output, const Words& more = {}) const {
     // A byte is a token of this model.
-    Words words = {"compress",   "-m",          model_, "-o",        output,
-                   "--text",     text_,         "--context", "2048", "--threads", "2",
-                   "--calibration-tokens", "8192"};
+    Words words = {"compress", "-m",        model_, "-o",        output, "--text",
+                   text_,      "--context", "2048", "--threads", "2",    "--calibration-tokens",
+                   "8192"};
     words.insert(words.end(), more.begin(), more.end());
     return words;
   }
@@ -104,6 +104,8 @@ TEST_F(CompressCommand, RefusesWhatMakesNoSense) {
   bad({"--type", "q4_0"}, {"--type"});
   bad({"--rope-freq-base", "1e6"}, {"--rope-freq-base"});
   expect_refusal(command(output_, {"--attention-parameters", "-80%"}), 1, {"at most"});
+  expect_refusal(command(output_, {"--memory-limit", "1M"}), 1,
+                 {"--memory-limit", "--calibration-tokens"});
   expect_refusal(command(model_), 1, {"is the model itself"});
   expect_refusal(command(folder_ / "no/such.gguf"), 1, {"such.gguf"});
   EXPECT_FALSE(std::filesystem::exists(output_));

@@ -155,8 +155,8 @@ TEST_F(Compress, CalibratedMeetsItsBudgetAndSaysWhatItDid) {
   EXPECT_EQ(std::ranges::count(result.ranks, 0) < 12, true);
   expect_counted(result, output_);
   // What was measured on the way, layer by layer, is what the two files give.
-  for (const auto& [probes, measured] : {std::pair{&text_.running, result.kl_running},
-                                         {&text_.retrieving, result.kl_retrieving}}) {
+  for (const auto& [probes, measured] :
+       {std::pair{&text_.running, result.kl_running}, {&text_.retrieving, result.kl_retrieving}}) {
     const Probe& probe = probes->front();
     const double found =
         divergence(logits_of(model_, probe.tokens), logits_of(output_, probe.tokens), probe);
@@ -244,9 +244,9 @@ TEST_F(Compress, GoesOnWhereItStopped) {
   EXPECT_TRUE(found.resumed);
   EXPECT_EQ(found.ranks, expected.ranks);
   const auto tokens = some_tokens(40, 5);
-  EXPECT_EQ(largest_difference(logits_of(output_, tokens),
-                               logits_of(folder_ / "at_once.gguf", tokens)),
-            0);
+  EXPECT_EQ(
+      largest_difference(logits_of(output_, tokens), logits_of(folder_ / "at_once.gguf", tokens)),
+      0);
 }
 
 TEST_F(Compress, StaysWithinADivergence) {
@@ -326,9 +326,9 @@ TEST_F(Compress, DirectoriesStayDirectories) {
     expect_counted(result, output);
     EXPECT_GT(Engine(f32_engine(output)).weight_plan().low_rank_matrices, 0);
     EXPECT_THROW((void)compress(engine, text, {.cut = 0.1}, output, kSilent), Error);
-    EXPECT_THROW((void)compress(engine, text, {.cut = 0.1, .type = Dtype::q8_0},
-                                folder_ / "other", kSilent),
-                 Error);
+    EXPECT_THROW(
+        (void)compress(engine, text, {.cut = 0.1, .type = Dtype::q8_0}, folder_ / "other", kSilent),
+        Error);
   }
 }
 
@@ -368,7 +368,8 @@ TEST_F(Compress, ADamagedPartIsNamed) {
   }
 }
 
-// --- Files of factors that make no sense ----------------------------------------------------------
+// --- Files of factors that make no sense
+// ----------------------------------------------------------
 
 class FactorFile : public testing::Test {
  protected:
@@ -380,8 +381,8 @@ class FactorFile : public testing::Test {
     GgufWriter file;
     add_tiny_config(file, kModel);
     const std::string whole = "blk.0.attn_q.weight";
-    add_tiny_tensors(file, kModel, keep_whole ? std::vector<std::string>{}
-                                              : std::vector<std::string>{whole});
+    add_tiny_tensors(file, kModel,
+                     keep_whole ? std::vector<std::string>{} : std::vector<std::string>{whole});
     std::vector<std::vector<float>> kept;
     for (const auto& [name, shape] : tensors) {
       std::int64_t count = 1;

@@ -1,6 +1,6 @@
 // What a cut loses, and that no other of the same rank loses less. The rivals are found by
-// alternating least squares (Gauss-Seidel on the factors' rows, in plain loops), which knows nothing
-// of eigenvectors.
+// alternating least squares (Gauss-Seidel on the factors' rows, in plain loops), which knows
+// nothing of eigenvectors.
 #include "sedpa/compress/low_rank.h"
 
 #include <gtest/gtest.h>
@@ -85,7 +85,8 @@ double rival(const Matrix& y, const Matrix& x, std::int64_t rank, std::uint64_t 
   for (int sweep = 0; sweep < 200; ++sweep) {
     const Matrix bx = plain_product(b, x);
     Matrix left = plain_product(a, bx);
-    for (std::size_t i = 0; i < left.numbers.size(); ++i) left.numbers[i] = y.numbers[i] - left.numbers[i];
+    for (std::size_t i = 0; i < left.numbers.size(); ++i)
+      left.numbers[i] = y.numbers[i] - left.numbers[i];
     for (std::int64_t i = 0; i < a.rows; ++i) {
       for (std::int64_t r = 0; r < rank; ++r) {
         double along = 0;

@@ -31,8 +31,7 @@ std::vector<RankChoices> halving(std::size_t layers) {
 TEST(PublishedRanks, KnowTheExceptions) {
   const auto choices = halving(8);
   //                 first quarter | half or more | some | none
-  const auto found =
-      published_ranks(choices, plan({0, 0, 2, 4, 1, 0, 3, 1}), kWidth);
+  const auto found = published_ranks(choices, plan({0, 0, 2, 4, 1, 0, 3, 1}), kWidth);
   const std::int64_t some = 24;  // 1/64 <= 0.02
   const std::int64_t none = 20;  // 1/32 <= 0.05
   const std::vector<std::int64_t> expected = {0, 0, 0, 0, some, none, 0, some};
@@ -48,7 +47,7 @@ TEST(PublishedRanks, KnowTheExceptions) {
 
 TEST(PublishedRanks, KnowTheFloorAndWhatWouldBeNoSmaller) {
   auto choices = halving(8);
-  for (double& loss : choices[4 * 4].losses) loss = 0.001;  // rank 4 would do: a quarter is 16
+  for (double& loss : choices[4 * 4].losses) loss = 0.001;    // rank 4 would do: a quarter is 16
   for (double& loss : choices[4 * 4 + 1].losses) loss = 0.5;  // none does
   const auto found = published_ranks(choices, plan({0, 0, 0, 0, 1, 0, 0, 0}), kWidth);
   EXPECT_EQ(found.ranks[4 * 4], 16);
