@@ -15,7 +15,7 @@ namespace {
 using nlohmann::json;
 using Words = std::vector<std::string>;
 
-constexpr TinyModel kModel{
+const TinyModel kModel{
     .layers = 2, .width = 64, .query_heads = 4, .kv_heads = 4, .head_dim = 16, .context = 4096};
 
 class CompressCommand : public testing::Test {

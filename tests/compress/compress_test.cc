@@ -19,13 +19,13 @@ namespace sedpa::test {
 namespace {
 
 /// Wide enough that ranks are multiples of 16 and useful: 48 of 96 x 96.
-constexpr TinyModel kModel{.layers = 3,
-                           .width = 96,
-                           .query_heads = 6,
-                           .kv_heads = 6,
-                           .head_dim = 16,
-                           .mlp_width = 64,
-                           .dtype = Dtype::f32};
+const TinyModel kModel{.layers = 3,
+                       .width = 96,
+                       .query_heads = 6,
+                       .kv_heads = 6,
+                       .head_dim = 16,
+                       .mlp_width = 64,
+                       .dtype = Dtype::f32};
 
 const CompressProgress kSilent = [](const char*, std::int64_t, std::int64_t) {};
 
