@@ -69,10 +69,11 @@ double rate(std::int64_t tokens, double seconds) {
 double prefill_flops(const Engine& engine, const Session& session, std::int64_t depth,
                      std::int64_t tokens) {
   const ModelConfig& c = engine.config();
-  double layer_numbers = 0;
+  std::int64_t layer_numbers = 0;
   for (const Layer& layer : engine.model().layers) {
-    for (const Linear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
-      layer_numbers += static_cast<double>(linear->a.rows) * static_cast<double>(linear->a.cols);
+    for (const Linear& part : layer.qkv) layer_numbers += part.matrix_numbers();
+    for (const Linear* linear : {&layer.output, &layer.gate_up, &layer.down}) {
+      layer_numbers += linear->matrix_numbers();
     }
   }
   const KvGeometry& geometry = session.cache().geometry();
@@ -82,7 +83,7 @@ double prefill_flops(const Engine& engine, const Session& session, std::int64_t 
     keys += static_cast<double>(geometry.read_bytes(depth + t)) / pair_bytes +
             static_cast<double>(c.layers) * c.kv_heads;  // and its own
   }
-  return 2.0 * static_cast<double>(tokens) * layer_numbers +
+  return 2.0 * static_cast<double>(tokens) * static_cast<double>(layer_numbers) +
          2.0 * static_cast<double>(c.vocab_size) * c.width +
          4.0 * c.head_dim * c.attention().group() * keys;
 }
@@ -105,7 +106,7 @@ double product_ceiling(const Engine& engine, const std::string& compute, const C
 std::unique_ptr<Engine> random_engine(const BenchOptions& options) {
   const NamedShape shape = parse_shape(options.shape);
   return std::make_unique<Engine>(engine_options(options.model), shape.config,
-                                  std::make_unique<RandomWeights>(shape.config, shape.dtype));
+                                  std::make_unique<RandomWeights>(shape));
 }
 
 class Bench {

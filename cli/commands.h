@@ -12,6 +12,7 @@ void add_tokenize(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_identify(CLI::App& app);
+void add_compress(CLI::App& app);
 void add_eval(CLI::App& app);
 
 }  // namespace sedpa::cli

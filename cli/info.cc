@@ -77,6 +77,9 @@ ordered_json model_fields(const Engine& engine) {
                          {"rope_factor", c.rope_scaling.factor},
                          {"sliding_window", nullptr}};
   if (c.sliding_window) fields["sliding_window"] = *c.sliding_window;
+  fields["attention_parameters"] = engine.weight_plan().attention_parameters;
+  fields["low_rank_matrices"] = engine.weight_plan().low_rank_matrices;
+  fields["max_rank"] = c.max_rank;
   return fields;
 }
 
@@ -152,6 +155,12 @@ void print_for_people(const Engine& engine, const PlannedHeads& heads,
                            "{}, vocabulary {}",
                            c.layers, c.width, c.query_heads, c.kv_heads, c.head_dim, c.mlp_width,
                            c.vocab_size));
+  if (const WeightPlan& weights = engine.weight_plan(); weights.low_rank_matrices > 0) {
+    text +=
+        line("low rank",
+             fmt::format("{} attention parameters, {} matrices as two factors of rank {} at most",
+                         weights.attention_parameters, weights.low_rank_matrices, c.max_rank));
+  }
   text += line("positions", positions);
   text += line("tokenizer", tokenizer_line(report["tokenizer"]));
   text += line("chat template", template_line(report["tokenizer"]));

@@ -31,6 +31,9 @@ void add_commands(CLI::App& app) {
 #ifdef SEDPA_CLI_IDENTIFY
   add_identify(app);
 #endif
+#ifdef SEDPA_CLI_COMPRESS
+  add_compress(app);
+#endif
 #ifdef SEDPA_CLI_EVAL
   add_eval(app);
 #endif

@@ -5,7 +5,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/sedpa
 
 # Packages (Debian and Ubuntu names) that every build needs.
 build_packages=(g++ cmake ninja-build pkg-config ccache libfmt-dev nlohmann-json3-dev libpcre2-dev
-                libutf8proc-dev libcli11-dev)
+                libutf8proc-dev libcli11-dev libopenblas-dev liblapacke-dev)
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }

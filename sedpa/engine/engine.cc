@@ -68,7 +68,7 @@ Engine::Engine(const EngineOptions& options, std::unique_ptr<Ops> ops)
   apply_adapters();
   apply_rope_options();
   weights_ = checkpoint_weights(checkpoint_, adapters_);
-  weight_plan_ = plan_weights(config(), *weights_, *ops_);
+  plan_weights();
 }
 
 Engine::Engine(const EngineOptions& options, ModelConfig config,
@@ -80,7 +80,12 @@ Engine::Engine(const EngineOptions& options, ModelConfig config,
       weights_(std::move(weights)) {
   device_ = ops_->traits().device;
   apply_rope_options();
-  weight_plan_ = plan_weights(this->config(), *weights_, *ops_);
+  plan_weights();
+}
+
+void Engine::plan_weights() {
+  weight_plan_ = sedpa::plan_weights(config(), *weights_, *ops_);
+  checkpoint_.config().max_rank = weight_plan_.max_rank;
 }
 
 void Engine::apply_adapters() {
@@ -214,6 +219,11 @@ void Engine::load(const Progress& progress) {
   // The merged weights are all that is needed now.
   weights_.reset();
   adapters_.clear();
+}
+
+const WeightSource& Engine::weights() const {
+  if (!weights_) fail("{}: the weights have been loaded, and their source is gone", model_path());
+  return *weights_;
 }
 
 const Model& Engine::model() const {

@@ -72,6 +72,8 @@ class Engine {
   [[nodiscard]] bool has_adapters() const { return !adapter_fingerprints_.empty(); }
   /// Tells this model with its adapters and position settings from any other.
   [[nodiscard]] std::string fingerprint() const;
+  /// Where load() reads from, adapters merged; until then.
+  [[nodiscard]] const WeightSource& weights() const;
   /// Numbers that loading stores.
   [[nodiscard]] const WeightPlan& weight_plan() const { return weight_plan_; }
 
@@ -97,6 +99,7 @@ class Engine {
   [[nodiscard]] HeadClass native_class() const;
 
  private:
+  void plan_weights();
   void apply_adapters();
   /// Bytes that a plan may have; 0 when there is no telling.
   [[nodiscard]] std::uint64_t memory_limit() const;

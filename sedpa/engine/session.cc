@@ -50,7 +50,7 @@ OpsPlan ops_plan(const ModelConfig& config, const SessionOptions& options) {
           .max_tokens = options.chunk,
           .max_context = options.context,
           .max_cols = std::max<std::int64_t>({config.width, config.mlp_width, query_cols}),
-          .max_rank = 0,
+          .max_rank = config.max_rank,
           .heads = &options.heads};
 }
 

@@ -78,11 +78,15 @@ class SafetensorsCheckpoint {
 /// Builds a safetensors file.
 class SafetensorsWriter {
  public:
+  /// Fills one row of a tensor; called once a row, in order.
+  using RowSource = std::function<void(std::int64_t row, std::span<std::byte> out)>;
+
   void add_metadata(std::string key, std::string value);
   /// `dtype` is f32, f16 or bf16; `shape` is outermost first. `data` is not copied: it must live
   /// until the file is written. Throws Error when its size is not that of the shape.
   void add_tensor(std::string name, Dtype dtype, std::vector<std::int64_t> shape,
                   std::span<const std::byte> data);
+  void add_tensor(std::string name, Dtype dtype, std::vector<std::int64_t> shape, RowSource source);
   /// Under a temporary name, then renamed. Throws Error naming the path and the system's reason.
   void write(const std::string& path) const;
   [[nodiscard]] std::vector<std::byte> bytes() const;
@@ -93,8 +97,11 @@ class SafetensorsWriter {
     Dtype dtype;
     std::vector<std::int64_t> shape;
     std::span<const std::byte> data;
+    RowSource source;  // used when there is no data
+    std::uint64_t bytes = 0;
   };
   using Sink = std::function<void(std::span<const std::byte>)>;
+  void add_tensor(Tensor tensor);
   [[nodiscard]] std::string header() const;
   void emit(const Sink& sink) const;
 

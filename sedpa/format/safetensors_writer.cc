@@ -33,20 +33,31 @@ void SafetensorsWriter::add_metadata(std::string key, std::string value) {
 
 void SafetensorsWriter::add_tensor(std::string name, Dtype dtype, std::vector<std::int64_t> shape,
                                    std::span<const std::byte> data) {
-  (void)dtype_text(dtype);
-  if (name == "__metadata__" ||
-      std::ranges::find(tensors_, name, &Tensor::name) != tensors_.end()) {
-    fail("tensor {} is already there", printable(name));
+  add_tensor({std::move(name), dtype, std::move(shape), data, nullptr});
+}
+
+void SafetensorsWriter::add_tensor(std::string name, Dtype dtype, std::vector<std::int64_t> shape,
+                                   RowSource source) {
+  add_tensor({std::move(name), dtype, std::move(shape), {}, std::move(source)});
+}
+
+void SafetensorsWriter::add_tensor(Tensor tensor) {
+  (void)dtype_text(tensor.dtype);
+  if (tensor.name == "__metadata__" ||
+      std::ranges::find(tensors_, tensor.name, &Tensor::name) != tensors_.end()) {
+    fail("tensor {} is already there", printable(tensor.name));
   }
-  std::optional<std::int64_t> bytes = block_bytes(dtype);
-  for (const std::int64_t size : shape) {
+  std::optional<std::int64_t> bytes = block_bytes(tensor.dtype);
+  for (const std::int64_t size : tensor.shape) {
     bytes = bytes && size >= 1 ? checked_mul(*bytes, size) : std::nullopt;
   }
-  if (!bytes || data.size() != static_cast<std::uint64_t>(*bytes)) {
-    fail("tensor {} of {}, {}: {} bytes given, expected the size of its shape", printable(name),
-         sedpa::name(dtype), shape_text(shape), data.size());
+  if (!bytes || (!tensor.source && tensor.data.size() != static_cast<std::uint64_t>(*bytes))) {
+    fail("tensor {} of {}, {}: {} bytes given, expected the size of its shape",
+         printable(tensor.name), sedpa::name(tensor.dtype), shape_text(tensor.shape),
+         tensor.data.size());
   }
-  tensors_.push_back({std::move(name), dtype, std::move(shape), data});
+  tensor.bytes = static_cast<std::uint64_t>(*bytes);
+  tensors_.push_back(std::move(tensor));
 }
 
 std::string SafetensorsWriter::header() const {
@@ -56,7 +67,7 @@ std::string SafetensorsWriter::header() const {
   }
   std::uint64_t begin = 0;
   for (const Tensor& tensor : tensors_) {
-    const std::uint64_t end = begin + tensor.data.size();
+    const std::uint64_t end = begin + tensor.bytes;
     header[tensor.name] = {{"dtype", dtype_text(tensor.dtype)},
                            {"shape", tensor.shape},
                            {"data_offsets", {begin, end}}};
@@ -72,7 +83,19 @@ void SafetensorsWriter::emit(const Sink& sink) const {
   const std::uint64_t length = text.size();
   sink(std::as_bytes(std::span(&length, 1)));
   sink(std::as_bytes(std::span(text)));
-  for (const Tensor& tensor : tensors_) sink(tensor.data);
+  for (const Tensor& tensor : tensors_) {
+    if (!tensor.source) {
+      sink(tensor.data);
+      continue;
+    }
+    const std::int64_t cols = tensor.shape.back();
+    std::vector<std::byte> row(static_cast<std::size_t>(row_bytes(tensor.dtype, cols)));
+    const auto rows = static_cast<std::int64_t>(tensor.bytes / row.size());
+    for (std::int64_t i = 0; i < rows; ++i) {
+      tensor.source(i, row);
+      sink(row);
+    }
+  }
 }
 
 void SafetensorsWriter::write(const std::string& path) const {

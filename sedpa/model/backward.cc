@@ -39,7 +39,7 @@ OpsPlan ops_plan(const ModelConfig& config, const TrainingOptions& options) {
           .max_tokens = options.chunk,
           .max_context = options.context,
           .max_cols = std::max<std::int64_t>({config.width, config.mlp_width, shape.out_cols()}),
-          .max_rank = 0,
+          .max_rank = config.max_rank,
           .heads = &options.heads};
 }
 
@@ -52,7 +52,7 @@ TrainPlan train_plan(const ModelConfig& config, const TrainingOptions& options) 
           .max_context = options.context,
           .max_cols = std::max<std::int64_t>(
               {config.width, 2 * std::int64_t{config.mlp_width}, shape.qkv_cols()}),
-          .max_rank = 0};
+          .max_rank = config.max_rank};
 }
 
 TrainingOptions checked(TrainingOptions options) {
@@ -381,7 +381,7 @@ void TrainingPass::layer_gradient(std::int32_t layer) {
     if (!weights.query_norm.empty()) {
       const Rows raw = activations_.qkv.range(0, piece.count);
       ops_.rms_norm(x, weights.attention_norm, eps, h);
-      ops_.linear(weights.qkv, h, raw);
+      project_qkv(ops_, weights, h, raw);
       const auto normed = [&](const Vector& weight, std::int64_t begin, std::int64_t end) {
         const Rows d = from(d_qkv).columns(begin, end - begin);
         train_.head_norm_backward(raw.columns(begin, end - begin), weight, eps, d, d);
@@ -389,8 +389,14 @@ void TrainingPass::layer_gradient(std::int32_t layer) {
       normed(weights.query_norm, 0, shape.key_begin());
       normed(weights.key_norm, shape.key_begin(), shape.value_begin());
     }
-    train_.linear_backward(weights.qkv, from(d_qkv), h);
-    train_.rms_norm_backward(x, weights.attention_norm, eps, h, from(a_.d_x), from(a_.d_x));
+    // The parts share their input, so their gradients add up; what a norm makes of a sum is the
+    // sum of what it makes of each.
+    std::int64_t column = 0;
+    for (const Linear& part : weights.qkv) {
+      train_.linear_backward(part, from(d_qkv).columns(column, part.out_features()), h);
+      train_.rms_norm_backward(x, weights.attention_norm, eps, h, from(a_.d_x), from(a_.d_x));
+      column += part.out_features();
+    }
   });
   std::swap(a_.d_x, a_.d_out);
 }

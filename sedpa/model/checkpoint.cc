@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "sedpa/core/checked.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/core/hash.h"
 
@@ -37,14 +38,27 @@ constexpr std::array<PlaceName, 14> kPlaces = {{
 
 const PlaceName& place(Role role) { return kPlaces[static_cast<std::size_t>(role)]; }
 
-std::string_view suffix(bool bias) { return bias ? ".bias" : ".weight"; }
+std::string gguf_place(Role role, std::int32_t layer) {
+  const PlaceName& p = place(role);
+  return p.in_layer ? fmt::format("blk.{}.{}", layer, p.gguf) : std::string(p.gguf);
+}
+
+std::string_view suffix(Factor factor) {
+  switch (factor) {
+    case Factor::none:
+      break;
+    case Factor::a:
+      return ".A.weight";
+    case Factor::b:
+      return ".B.weight";
+  }
+  return ".weight";
+}
 
 }  // namespace
 
-std::string gguf_tensor_name(Role role, std::int32_t layer, bool bias) {
-  const PlaceName& p = place(role);
-  return p.in_layer ? fmt::format("blk.{}.{}{}", layer, p.gguf, suffix(bias))
-                    : fmt::format("{}{}", p.gguf, suffix(bias));
+std::string gguf_tensor_name(Role role, std::int32_t layer) {
+  return gguf_place(role, layer).append(suffix(Factor::none));
 }
 
 Checkpoint Checkpoint::open(const std::string& path) {
@@ -88,11 +102,19 @@ std::span<const TensorInfo> Checkpoint::tensors() const {
   return {};
 }
 
-std::string Checkpoint::tensor_name(Role role, std::int32_t layer, bool bias) const {
-  if (gguf_) return gguf_tensor_name(role, layer, bias);
+std::string Checkpoint::place_name(Role role, std::int32_t layer) const {
+  if (gguf_) return gguf_place(role, layer);
   const PlaceName& p = place(role);
-  return p.in_layer ? fmt::format("model.layers.{}.{}{}", layer, p.huggingface, suffix(bias))
-                    : fmt::format("{}{}", p.huggingface, suffix(bias));
+  return p.in_layer ? fmt::format("model.layers.{}.{}", layer, p.huggingface)
+                    : std::string(p.huggingface);
+}
+
+std::string Checkpoint::tensor_name(Role role, std::int32_t layer, Factor factor) const {
+  return place_name(role, layer).append(suffix(factor));
+}
+
+std::string Checkpoint::bias_name(Role role, std::int32_t layer) const {
+  return place_name(role, layer).append(".bias");
 }
 
 const TensorInfo* Checkpoint::find_tensor(const std::string& name) const {
@@ -100,18 +122,18 @@ const TensorInfo* Checkpoint::find_tensor(const std::string& name) const {
   return safetensors_ ? safetensors_->find_tensor(name) : nullptr;
 }
 
-const TensorInfo* Checkpoint::find(Role role, std::int32_t layer) const {
-  return find_tensor(tensor_name(role, layer));
+const TensorInfo* Checkpoint::find(Role role, std::int32_t layer, Factor factor) const {
+  return find_tensor(tensor_name(role, layer, factor));
 }
 
 const TensorInfo* Checkpoint::find_bias(Role role, std::int32_t layer) const {
-  return find_tensor(tensor_name(role, layer, /*bias=*/true));
+  return find_tensor(bias_name(role, layer));
 }
 
 const TensorInfo& Checkpoint::require(Role role, std::int32_t layer, std::int64_t rows,
-                                      std::int64_t cols) const {
-  const TensorInfo* tensor = find(role, layer);
-  if (tensor == nullptr) fail("{}: tensor {} is missing", path(), tensor_name(role, layer));
+                                      std::int64_t cols, Factor factor) const {
+  const TensorInfo* tensor = find(role, layer, factor);
+  if (tensor == nullptr) fail("{}: tensor {} is missing", path(), tensor_name(role, layer, factor));
   const std::vector<std::int64_t> expected =
       rows == 0 ? std::vector{cols} : std::vector{rows, cols};
   if (tensor->shape != expected) {
@@ -119,6 +141,29 @@ const TensorInfo& Checkpoint::require(Role role, std::int32_t layer, std::int64_
          shape_text(expected));
   }
   return *tensor;
+}
+
+std::int64_t Checkpoint::rank(Role role, std::int32_t layer, std::int64_t rows,
+                              std::int64_t cols) const {
+  const TensorInfo* a = find(role, layer, Factor::a);
+  const TensorInfo* b = find(role, layer, Factor::b);
+  if (a == nullptr && b == nullptr) return 0;
+  if (a == nullptr || b == nullptr) {
+    fail("{}: tensor {} is there without its partner {}", path(), (a != nullptr ? a : b)->name,
+         tensor_name(role, layer, a != nullptr ? Factor::b : Factor::a));
+  }
+  if (const TensorInfo* whole = find(role, layer)) {
+    fail("{}: tensor {} is there, and its factor {} as well, expected one or the other", path(),
+         whole->name, a->name);
+  }
+  const std::int64_t rank = a->cols();
+  const std::int64_t least_useless = ceil_div(rows * cols, rows + cols);
+  if (rank >= least_useless) {
+    fail("{}: tensor {} has rank {}, expected less than {}: two factors are to be smaller than {}",
+         path(), a->name, rank, ceil_div(rows * cols, rows + cols),
+         shape_text(std::vector{rows, cols}));
+  }
+  return rank;
 }
 
 Tokenizer Checkpoint::tokenizer() const {

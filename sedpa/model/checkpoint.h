@@ -30,6 +30,10 @@ enum class Role : std::uint8_t {
   down,
 };
 
+/// Which of two low-rank factors W = A B a tensor is; `none`: the matrix W itself. Factors stand
+/// beside the name of the matrix: NAME.A.weight [rows, rank], NAME.B.weight [rank, cols].
+enum class Factor : std::uint8_t { none, a, b };
+
 /// A model's files, opened and checked but not loaded: a GGUF file or a Hugging Face directory.
 class Checkpoint {
  public:
@@ -46,17 +50,27 @@ class Checkpoint {
   [[nodiscard]] std::uint64_t file_bytes() const;
   /// "gguf", "safetensors" or "none".
   [[nodiscard]] const char* format() const;
+  /// The file, when it is one; null for a directory.
+  [[nodiscard]] const GgufFile* gguf() const { return gguf_ ? &*gguf_ : nullptr; }
   /// In the order of the files.
   [[nodiscard]] std::span<const TensorInfo> tensors() const;
 
   /// The tensor in a place, or null; `layer` is ignored outside layers.
-  [[nodiscard]] const TensorInfo* find(Role role, std::int32_t layer) const;
+  [[nodiscard]] const TensorInfo* find(Role role, std::int32_t layer,
+                                       Factor factor = Factor::none) const;
   [[nodiscard]] const TensorInfo* find_bias(Role role, std::int32_t layer) const;
   /// Throws Error when it is missing or its shape is not [rows, cols] (a vector: [cols], rows = 0).
   [[nodiscard]] const TensorInfo& require(Role role, std::int32_t layer, std::int64_t rows,
-                                          std::int64_t cols) const;
+                                          std::int64_t cols, Factor factor = Factor::none) const;
+  /// The rank of the two factors that a place of [rows, cols] is stored as; 0: of no factors.
+  /// Throws Error when a factor stands alone or beside the matrix itself, or when the pair is no
+  /// smaller than the matrix.
+  [[nodiscard]] std::int64_t rank(Role role, std::int32_t layer, std::int64_t rows,
+                                  std::int64_t cols) const;
   /// "blk.3.attn_q.weight" or "model.layers.3.self_attn.q_proj.weight".
-  [[nodiscard]] std::string tensor_name(Role role, std::int32_t layer, bool bias = false) const;
+  [[nodiscard]] std::string tensor_name(Role role, std::int32_t layer,
+                                        Factor factor = Factor::none) const;
+  [[nodiscard]] std::string bias_name(Role role, std::int32_t layer) const;
 
   [[nodiscard]] Tokenizer tokenizer() const;
   /// 16 hexadecimal digits over the configuration and samples of every tensor: tells models apart.
@@ -64,6 +78,7 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
+  [[nodiscard]] std::string place_name(Role role, std::int32_t layer) const;
   [[nodiscard]] const TensorInfo* find_tensor(const std::string& name) const;
 
   ModelConfig config_;
@@ -73,6 +88,6 @@ class Checkpoint {
 };
 
 /// A place's name in a GGUF file: "blk.3.attn_q.weight".
-[[nodiscard]] std::string gguf_tensor_name(Role role, std::int32_t layer, bool bias = false);
+[[nodiscard]] std::string gguf_tensor_name(Role role, std::int32_t layer);
 
 }  // namespace sedpa

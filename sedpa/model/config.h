@@ -37,6 +37,8 @@ struct ModelConfig {
   RopeScaling rope_scaling;
   std::vector<float> rope_divisors;  // [rope_dim / 2] or empty
 
+  std::int64_t max_rank = 0;  // of matrices stored as two factors, once weights were planned
+
   [[nodiscard]] AttentionShape attention() const;
   [[nodiscard]] RopeSpec rope() const {
     return make_rope(rope_style, rope_dim, rope_base, rope_scaling, rope_divisors);

@@ -2,9 +2,17 @@
 
 namespace sedpa {
 
+void project_qkv(Ops& ops, const Layer& layer, Rows h, Rows qkv) {
+  std::int64_t column = 0;
+  for (const Linear& part : layer.qkv) {
+    ops.linear(part, h, qkv.columns(column, part.out_features()));
+    column += part.out_features();
+  }
+}
+
 void project_heads(Ops& ops, const ModelConfig& c, const Layer& layer, Rows x, Rows h, Rows qkv) {
   ops.rms_norm(x, layer.attention_norm, c.norm_epsilon, h);
-  ops.linear(layer.qkv, h, qkv);
+  project_qkv(ops, layer, h, qkv);
   if (layer.query_norm.empty()) return;
   const AttentionShape shape = c.attention();
   const Rows queries = qkv.columns(0, shape.key_begin());

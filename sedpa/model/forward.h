@@ -20,6 +20,8 @@ void forward(Ops& ops, const Model& model, const KvCache& cache, const Activatio
              const StepKey& key, const AttentionObserver& observer = {});
 
 /// The parts of a layer that training runs too, for any rows. Rows of one number of tokens.
+/// qkv = the projections of h, as they leave the matrices.
+void project_qkv(Ops& ops, const Layer& layer, Rows h, Rows qkv);
 /// h = norm(x); qkv = the heads of h, not yet rotated.
 void project_heads(Ops& ops, const ModelConfig& config, const Layer& layer, Rows x, Rows h,
                    Rows qkv);

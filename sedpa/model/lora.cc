@@ -96,6 +96,10 @@ LoraAdapter LoraAdapter::open(const LoraRequest& request, const Checkpoint& chec
              a != nullptr ? kSuffixA : kSuffixB);
       }
       const TensorInfo* base = checkpoint.find(role, layer);
+      if (base == nullptr && checkpoint.find(role, layer, Factor::a) != nullptr) {
+        fail("{}: changes {}, which {} stores as low-rank factors: give the adapter to compress",
+             path, name, checkpoint.path());
+      }
       if (base == nullptr) fail("{}: changes {}, which the model does not have", path, name);
       Factors factors;
       factors.rank = a->rows();

@@ -19,6 +19,9 @@ class CheckpointWeights final : public WeightSource {
   [[nodiscard]] bool has(const Place& place) const override {
     return checkpoint_.find(place.role, place.layer) != nullptr;
   }
+  [[nodiscard]] std::int64_t rank(const Place& place) const override {
+    return checkpoint_.rank(place.role, place.layer, place.rows, place.cols);
+  }
   [[nodiscard]] bool has_bias(const Place& place) const override {
     return checkpoint_.find_bias(place.role, place.layer) != nullptr;
   }
@@ -66,7 +69,7 @@ class CheckpointWeights final : public WeightSource {
 
  private:
   [[nodiscard]] const TensorInfo& tensor(const Place& place) const {
-    return checkpoint_.require(place.role, place.layer, place.rows, place.cols);
+    return checkpoint_.require(place.role, place.layer, place.rows, place.cols, place.factor);
   }
   [[nodiscard]] bool is_changed(const Place& place) const {
     return std::any_of(adapters_.begin(), adapters_.end(), [&](const LoraAdapter& adapter) {
@@ -117,8 +120,7 @@ class Loader {
     for (const Place& place : places) done_ += source_.source_bytes(place);
     if (progress_) progress_(done_, total_);
   }
-  void linear(Linear& linear, std::span<const Place> places) {
-    matrix(linear.a, places);
+  void bias(Linear& linear, std::span<const Place> places) {
     if (std::none_of(places.begin(), places.end(),
                      [&](const Place& place) { return source_.has_bias(place); })) {
       return;
@@ -158,66 +160,105 @@ class Planner {
 
   void matrix(Weight&, std::span<const Place> places) {
     for (const Place& place : places) {
-      bytes += ops_.weight_bytes(source_.dtype(place), place.rows, place.cols);
-      parameters += place.rows * place.cols;
+      plan.weight_bytes += ops_.weight_bytes(source_.dtype(place), place.rows, place.cols);
+      const std::int64_t numbers = place.rows * place.cols;
+      plan.parameters += numbers;
       source_bytes += source_.source_bytes(place);
+      if (is_attention(place.role)) plan.attention_parameters += numbers;
+      if (place.factor != Factor::a) continue;
+      ++plan.low_rank_matrices;
+      plan.max_rank = std::max(plan.max_rank, place.cols);
     }
   }
-  void linear(Linear& linear, std::span<const Place> places) {
-    matrix(linear.a, places);
+  void bias(Linear&, std::span<const Place> places) {
     std::int64_t rows = 0;
     bool any = false;
     for (const Place& place : places) {
       rows += place.rows;
       if (!source_.has_bias(place)) continue;
-      parameters += static_cast<std::int64_t>(source_.bias(place).size());
+      plan.parameters += static_cast<std::int64_t>(source_.bias(place).size());
       any = true;
     }
-    if (any) bytes += rows * sizeof(float);
+    if (any) plan.weight_bytes += static_cast<std::size_t>(rows) * sizeof(float);
   }
   void vector(Vector&, const Place& place) {
     (void)source_.dtype(place);  // throws when the vector is not there
-    bytes += static_cast<std::size_t>(place.cols) * sizeof(float);
-    parameters += place.cols;
+    plan.weight_bytes += static_cast<std::size_t>(place.cols) * sizeof(float);
+    plan.parameters += place.cols;
   }
   void share(Model&) {}
 
-  std::int64_t parameters = 0;
-  std::size_t bytes = 0;
+  WeightPlan plan;
   std::uint64_t source_bytes = 0;
 
  private:
+  static bool is_attention(Role role) {
+    return role == Role::query || role == Role::key || role == Role::value ||
+           role == Role::attention_output;
+  }
+
   const WeightSource& source_;
   const Ops& ops_;
 };
 
+// Places that share an input, stacked, or one place that may be two factors.
+template <class Visitor>
+void walk_linear(const WeightSource& source, Linear& linear, std::span<const Place> places,
+                 Visitor& visit) {
+  const std::int64_t rank = places.size() == 1 ? source.rank(places.front()) : 0;
+  if (rank > 0) {
+    const Place a[] = {places.front().factor_a(rank)};
+    const Place b[] = {places.front().factor_b(rank)};
+    visit.matrix(linear.a, a);
+    visit.matrix(linear.b.emplace(), b);
+  } else {
+    visit.matrix(linear.a, places);
+  }
+  visit.bias(linear, places);
+}
+
+// Places that share an input and may be factors: those that are not are stacked with neighbours.
+template <class Visitor>
+void walk_parts(const WeightSource& source, std::vector<Linear>& parts,
+                std::span<const Place> places, Visitor& visit) {
+  parts.clear();
+  while (!places.empty()) {
+    std::size_t count = 1;
+    if (source.rank(places.front()) == 0) {
+      while (count < places.size() && source.rank(places[count]) == 0) ++count;
+    }
+    walk_linear(source, parts.emplace_back(), places.first(count), visit);
+    places = places.subspan(count);
+  }
+}
+
+template <class Visitor>
+void walk_layer(const ModelConfig& c, const WeightSource& source, std::int32_t i, Layer& layer,
+                Visitor& visit) {
+  const auto attention = attention_places(c, i);
+  visit.vector(layer.attention_norm, {Role::attention_norm, i, 0, c.width});
+  walk_parts(source, layer.qkv, std::span(attention).first(3), visit);
+  if (c.query_key_norm) {
+    visit.vector(layer.query_norm, {Role::query_norm, i, 0, c.head_dim});
+    visit.vector(layer.key_norm, {Role::key_norm, i, 0, c.head_dim});
+  }
+  walk_linear(source, layer.output, std::span(attention).last(1), visit);
+  visit.vector(layer.mlp_norm, {Role::mlp_norm, i, 0, c.width});
+  const Place gate_up[] = {{Role::gate, i, c.mlp_width, c.width},
+                           {Role::up, i, c.mlp_width, c.width}};
+  walk_linear(source, layer.gate_up, gate_up, visit);
+  const Place down[] = {{Role::down, i, c.width, c.mlp_width}};
+  walk_linear(source, layer.down, down, visit);
+}
+
 // Every place of a model, once, in the order of the forward pass.
 template <class Visitor>
 void walk(const ModelConfig& c, const WeightSource& source, Model& model, Visitor& visit) {
-  const std::int64_t query_rows = std::int64_t{c.query_heads} * c.head_dim;
-  const std::int64_t kv_rows = std::int64_t{c.kv_heads} * c.head_dim;
   const Place embedding[] = {{Role::embedding, 0, c.vocab_size, c.width}};
   visit.matrix(model.embedding, embedding);
   model.layers.resize(static_cast<std::size_t>(c.layers));
   for (std::int32_t i = 0; i < c.layers; ++i) {
-    Layer& layer = model.layers[static_cast<std::size_t>(i)];
-    visit.vector(layer.attention_norm, {Role::attention_norm, i, 0, c.width});
-    const Place qkv[] = {{Role::query, i, query_rows, c.width},
-                         {Role::key, i, kv_rows, c.width},
-                         {Role::value, i, kv_rows, c.width}};
-    visit.linear(layer.qkv, qkv);
-    if (c.query_key_norm) {
-      visit.vector(layer.query_norm, {Role::query_norm, i, 0, c.head_dim});
-      visit.vector(layer.key_norm, {Role::key_norm, i, 0, c.head_dim});
-    }
-    const Place output[] = {{Role::attention_output, i, c.width, query_rows}};
-    visit.linear(layer.output, output);
-    visit.vector(layer.mlp_norm, {Role::mlp_norm, i, 0, c.width});
-    const Place gate_up[] = {{Role::gate, i, c.mlp_width, c.width},
-                             {Role::up, i, c.mlp_width, c.width}};
-    visit.linear(layer.gate_up, gate_up);
-    const Place down[] = {{Role::down, i, c.width, c.mlp_width}};
-    visit.linear(layer.down, down);
+    walk_layer(c, source, i, model.layers[static_cast<std::size_t>(i)], visit);
   }
   visit.vector(model.output_norm, {Role::output_norm, 0, 0, c.width});
   const Place output[] = {{Role::output, 0, c.vocab_size, c.width}};
@@ -230,6 +271,15 @@ void walk(const ModelConfig& c, const WeightSource& source, Model& model, Visito
 
 }  // namespace
 
+std::array<Place, 4> attention_places(const ModelConfig& c, std::int32_t layer) {
+  const std::int64_t query_rows = std::int64_t{c.query_heads} * c.head_dim;
+  const std::int64_t kv_rows = std::int64_t{c.kv_heads} * c.head_dim;
+  return {{{Role::query, layer, query_rows, c.width},
+           {Role::key, layer, kv_rows, c.width},
+           {Role::value, layer, kv_rows, c.width},
+           {Role::attention_output, layer, c.width, query_rows}}};
+}
+
 std::unique_ptr<WeightSource> checkpoint_weights(const Checkpoint& checkpoint,
                                                  std::span<const LoraAdapter> adapters) {
   return std::make_unique<CheckpointWeights>(checkpoint, adapters);
@@ -239,7 +289,7 @@ WeightPlan plan_weights(const ModelConfig& config, const WeightSource& source, c
   Planner planner(source, ops);
   Model unused;
   walk(config, source, unused, planner);
-  return {.parameters = planner.parameters, .weight_bytes = planner.bytes};
+  return planner.plan;
 }
 
 Model load_model(const ModelConfig& config, const WeightSource& source, Ops& ops,
@@ -248,11 +298,21 @@ Model load_model(const ModelConfig& config, const WeightSource& source, Ops& ops
   Model model;
   model.config = config;
   walk(model.config, source, model, planner);  // every check before the first byte is loaded
+  model.config.max_rank = planner.plan.max_rank;
   Loader loader(source, ops, progress, planner.source_bytes);
   walk(model.config, source, model, loader);
   model.parameters = loader.parameters;
   model.weight_bytes = loader.bytes;
   return model;
+}
+
+Layer load_layer(const ModelConfig& config, std::int32_t layer, const WeightSource& source,
+                 Ops& ops) {
+  const Progress nobody;
+  Loader loader(source, ops, nobody, 0);
+  Layer loaded;
+  walk_layer(config, source, layer, loaded, loader);
+  return loaded;
 }
 
 WeightPlan plan_weights(const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters,

@@ -15,16 +15,17 @@
 namespace sedpa {
 
 /// One transformer layer in a backend's memory. Query, key and value projections are stacked into
-/// one Linear, so are the MLP's gate and up projections.
+/// one Linear, so are the MLP's gate and up projections. A projection that is stored as two
+/// low-rank factors is a Linear of its own, and what stands before and behind it too.
 struct Layer {
-  Vector attention_norm;  // [width]
-  Linear qkv;             // [query_heads + 2 kv_heads] * head_dim x width
-  Vector query_norm;      // [head_dim] or empty
-  Vector key_norm;        // [head_dim] or empty
-  Linear output;          // width x query_heads * head_dim
-  Vector mlp_norm;        // [width]
-  Linear gate_up;         // 2 mlp_width x width
-  Linear down;            // width x mlp_width
+  Vector attention_norm;    // [width]
+  std::vector<Linear> qkv;  // one after the other [query_heads + 2 kv_heads] * head_dim x width
+  Vector query_norm;        // [head_dim] or empty
+  Vector key_norm;          // [head_dim] or empty
+  Linear output;            // width x query_heads * head_dim
+  Vector mlp_norm;          // [width]
+  Linear gate_up;           // 2 mlp_width x width
+  Linear down;              // width x mlp_width
 };
 
 /// A model's weights in a backend's memory, ready for forward.
@@ -52,6 +53,9 @@ struct Model {
 struct WeightPlan {
   std::int64_t parameters = 0;
   std::size_t weight_bytes = 0;
+  std::int64_t attention_parameters = 0;  // of query, key, value and output matrices
+  std::int64_t low_rank_matrices = 0;     // stored as two factors
+  std::int64_t max_rank = 0;              // of those
 };
 
 /// Called with bytes read so far and in all.
@@ -62,11 +66,14 @@ using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 [[nodiscard]] std::unique_ptr<WeightSource> checkpoint_weights(
     const Checkpoint& checkpoint, std::span<const LoraAdapter> adapters);
 
-/// Both throw Error when a tensor is missing, doubled or of the wrong shape.
+/// All throw Error when a tensor is missing, doubled or of the wrong shape.
 [[nodiscard]] WeightPlan plan_weights(const ModelConfig& config, const WeightSource& source,
                                       const Ops& ops);
 [[nodiscard]] Model load_model(const ModelConfig& config, const WeightSource& source, Ops& ops,
                                const Progress& progress);
+/// One layer alone.
+[[nodiscard]] Layer load_layer(const ModelConfig& config, std::int32_t layer,
+                               const WeightSource& source, Ops& ops);
 /// The same for a checkpoint and adapters.
 [[nodiscard]] WeightPlan plan_weights(const Checkpoint& checkpoint,
                                       std::span<const LoraAdapter> adapters, const Ops& ops);

@@ -55,30 +55,42 @@ Dtype parse_dtype(std::string_view text) {
   fail("type of a shape is '{}', expected one of {}", text, names);
 }
 
+/// Takes "-WORD1234" off the end of a name; 0 when it is not there.
+std::int32_t take_number(std::string_view& name, std::string_view word, const std::string& text) {
+  const std::string mark = fmt::format("-{}", word);
+  const std::size_t at = name.rfind(mark);
+  if (at == std::string_view::npos) return 0;
+  const std::string_view digits = name.substr(at + mark.size());
+  std::int32_t number = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+  if (error != std::errc() || end != digits.data() + digits.size() || number < 1) {
+    fail("{} of shape '{}' is '{}', expected a number of at least 1", word, text, digits);
+  }
+  name = name.substr(0, at);
+  return number;
+}
+
 }  // namespace
 
 NamedShape parse_shape(const std::string& text) {
   const std::size_t colon = text.find(':');
   std::string_view wanted = std::string_view(text).substr(0, colon);
-  // "-layer8" behind the name: only so many of its layers.
-  constexpr std::string_view kLayers = "-layer";
-  std::int32_t layers = 0;
-  if (const std::size_t at = wanted.rfind(kLayers); at != std::string_view::npos) {
-    const std::string_view count = wanted.substr(at + kLayers.size());
-    const auto [end, error] = std::from_chars(count.data(), count.data() + count.size(), layers);
-    if (error != std::errc() || end != count.data() + count.size() || layers < 1) {
-      fail("layers of shape '{}' are '{}', expected a number of at least 1", text, count);
-    }
-    wanted = wanted.substr(0, at);
-  }
+  // "-rank1024", and before it "-layer8", only so many of its layers.
+  const std::int32_t rank = take_number(wanted, "rank", text);
+  const std::int32_t layers = take_number(wanted, "layer", text);
   const auto* shape = std::find_if(kShapes.begin(), kShapes.end(),
                                    [&](const Shape& s) { return s.name == wanted; });
   if (shape == kShapes.end()) {
     fail("shape is '{}', expected one of {}, and a type behind a colon", text, shape_names());
   }
   NamedShape result;
+  result.rank = rank;
   if (colon != std::string::npos)
     result.dtype = parse_dtype(std::string_view(text).substr(colon + 1));
+  if (rank % block_size(result.dtype) != 0) {
+    fail("rank of shape '{}' is {}, expected a multiple of {}", text, rank,
+         block_size(result.dtype));
+  }
   ModelConfig& c = result.config;
   c.path = c.name = text;
   c.architecture = "llama";
@@ -100,15 +112,19 @@ NamedShape parse_shape(const std::string& text) {
   return result;
 }
 
-RandomWeights::RandomWeights(const ModelConfig& config, Dtype dtype)
-    : tied_(config.tied_output.value_or(false)), dtype_(dtype) {
+RandomWeights::RandomWeights(const NamedShape& shape)
+    : tied_(shape.config.tied_output.value_or(false)),
+      dtype_(shape.dtype),
+      rank_(shape.rank),
+      first_factored_(shape.config.layers / 4) {
+  const ModelConfig& config = shape.config;
   std::mt19937_64 random(1);
   const std::int64_t query_cols = std::int64_t{config.query_heads} * config.head_dim;
   for (const std::int64_t cols :
-       {std::int64_t{config.width}, query_cols, std::int64_t{config.mlp_width}}) {
+       {std::int64_t{config.width}, query_cols, std::int64_t{config.mlp_width}, rank_}) {
     std::vector<std::byte>& rows = rows_[cols];
-    if (!rows.empty()) continue;
-    const std::int64_t stride = row_bytes(dtype, cols);
+    if (!rows.empty() || cols == 0) continue;
+    const std::int64_t stride = row_bytes(dtype_, cols);
     rows.resize(static_cast<std::size_t>(kRows * stride));
     // Of a size that keeps activations near theirs, so that nothing overflows or vanishes.
     const double size = std::sqrt(3.0 / static_cast<double>(cols));
@@ -117,12 +133,19 @@ RandomWeights::RandomWeights(const ModelConfig& config, Dtype dtype)
       for (float& number : row) {
         number = static_cast<float>(size * (2 * static_cast<double>(random() >> 11) * 0x1p-53 - 1));
       }
-      quantize_row(dtype, row.data(), cols, rows.data() + i * stride);
+      quantize_row(dtype_, row.data(), cols, rows.data() + i * stride);
     }
   }
 }
 
 bool RandomWeights::has(const Place& place) const { return place.role != Role::output || !tied_; }
+
+std::int64_t RandomWeights::rank(const Place& place) const {
+  const bool attention = place.role == Role::query || place.role == Role::key ||
+                         place.role == Role::value || place.role == Role::attention_output;
+  const bool smaller = rank_ * (place.rows + place.cols) < place.rows * place.cols;
+  return attention && smaller && place.layer >= first_factored_ ? rank_ : 0;
+}
 
 Dtype RandomWeights::dtype(const Place& place) const {
   return place.rows == 0 ? Dtype::f32 : dtype_;

@@ -13,9 +13,12 @@ namespace sedpa {
 struct NamedShape {
   ModelConfig config;
   Dtype dtype = Dtype::f16;  // of the matrices
+  std::int64_t rank = 0;     // of the attention projections' factors; 0: they are whole
 };
 
-/// "llama3-8b" or "llama3-8b:q4_0". Throws Error naming the shapes, or the types, that there are.
+/// "llama3-8b" or "llama3-8b:q4_0"; "llama2-7b-layer4": four of its layers; "llama2-7b-rank1024":
+/// query, key, value and output as two factors in all layers but the first quarter, where that is
+/// smaller. Throws Error naming the shapes, or the types, that there are.
 [[nodiscard]] NamedShape parse_shape(const std::string& text);
 
 /// Seeded numbers for every place: the time that a model of this shape takes does not depend on
@@ -23,10 +26,11 @@ struct NamedShape {
 /// memory is written.
 class RandomWeights final : public WeightSource {
  public:
-  /// `dtype` is one that quantize_row writes.
-  RandomWeights(const ModelConfig& config, Dtype dtype);
+  /// `shape.dtype` is one that quantize_row writes.
+  explicit RandomWeights(const NamedShape& shape);
 
   [[nodiscard]] bool has(const Place& place) const override;
+  [[nodiscard]] std::int64_t rank(const Place& place) const override;
   [[nodiscard]] bool has_bias(const Place&) const override { return false; }
   [[nodiscard]] Dtype dtype(const Place& place) const override;
   [[nodiscard]] std::uint64_t source_bytes(const Place& place) const override;
@@ -37,6 +41,8 @@ class RandomWeights final : public WeightSource {
  private:
   bool tied_;
   Dtype dtype_;
+  std::int64_t rank_;
+  std::int32_t first_factored_;                          // layer
   std::map<std::int64_t, std::vector<std::byte>> rows_;  // by cols: [kRows, row_bytes]
 };
 

@@ -57,6 +57,10 @@ struct Linear {
 
   [[nodiscard]] std::int64_t out_features() const { return a.rows; }
   [[nodiscard]] std::int64_t in_features() const { return b ? b->cols : a.cols; }
+  /// Numbers of its matrices: multiplications that a row of input takes.
+  [[nodiscard]] std::int64_t matrix_numbers() const {
+    return a.rows * a.cols + (b ? b->rows * b->cols : 0);
+  }
   [[nodiscard]] std::size_t bytes() const { return a.bytes + (b ? b->bytes : 0) + bias.bytes; }
 };
 

@@ -119,6 +119,31 @@ TEST(Fusion, OnlyNeighboursThatHandOnTheirRowsAreJoined) {
   EXPECT_EQ(fuse(ops).size(), 2u) << "no commit";
 }
 
+// As when query, key and value are stored as factors: each product takes the norm in, since rows
+// that only joined neighbours read are not written.
+TEST(Fusion, ANormGoesIntoAllThatReadIt) {
+  Pass pass;
+  Linear query;
+  Linear key_value;
+  OpList ops = {pass.norm(0), LinearOp{&query, pass.h, {}, pass.qkv_rows.columns(0, 8)},
+                LinearOp{&key_value, pass.h, {}, pass.qkv_rows.columns(8, 16)}};
+  for (const Op& op : pass.attention(false)) ops.push_back(op);
+  const auto launches = fuse(ops);
+  ASSERT_EQ(launches.size(), 3u);
+  for (const int i : {0, 1}) {
+    const auto& job = std::get<LinearJob>(launches[static_cast<std::size_t>(i)]);
+    EXPECT_EQ(job.linear, i == 0 ? &query : &key_value);
+    EXPECT_EQ(job.x, pass.x);
+    EXPECT_EQ(job.norm.weight, pass.weights[0]);
+    EXPECT_EQ(job.out, i == 0 ? pass.qkv_rows.columns(0, 8) : pass.qkv_rows.columns(8, 16));
+  }
+
+  // What the first writes over cannot be normed again for the second.
+  const OpList over = {pass.norm(0), LinearOp{&query, pass.h, {}, pass.x},
+                       LinearOp{&key_value, pass.h, {}, pass.qkv_rows}};
+  EXPECT_EQ(fuse(over).size(), 3u);
+}
+
 // As when heads are masked: between attention, which still is one launch, and the projection.
 TEST(Fusion, ClearedRowsAreClearedInTheirPlace) {
   Pass pass;

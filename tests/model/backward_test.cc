@@ -156,7 +156,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"qwen3", HeadClass::window(3, 0, 6), 60, {50, 51, 57}, 16},       // norms of heads
         Case{"qwen2-f16.gguf", HeadClass::window(2, 0, 6), 60, {50, 59}, 32},  // biases
         Case{"llama-yarn", HeadClass::window(2, 0, 9), 70, {60, 61, 69}, 32},
-        Case{"mistral", HeadClass::window(2, 0, 4), 50, {40, 44}, 16}),  // its own sliding window
+        Case{"mistral", HeadClass::window(2, 0, 4), 50, {40, 44}, 16},  // its own sliding window
+        Case{"qwen3-low-rank", HeadClass::window(3, 0, 6), 60, {50, 51, 57}, 16}),  // factors
     [](const auto& test) { return "case" + std::to_string(test.index); });
 
 TEST(TrainingPass, RefusesWhatItCannotRead) {

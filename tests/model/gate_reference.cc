@@ -23,11 +23,34 @@ std::vector<float> numbers(const TensorInfo& tensor) {
   return all;
 }
 
+/// The product of two factors.
+std::vector<double> product(const TensorInfo& a, const TensorInfo& b) {
+  const auto left = numbers(a);
+  const auto right = numbers(b);
+  const std::size_t rank = left.size() / static_cast<std::size_t>(a.shape.front());
+  const auto cols = static_cast<std::size_t>(b.shape.back());
+  std::vector<double> all(static_cast<std::size_t>(a.shape.front()) * cols);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    for (std::size_t r = 0; r < rank; ++r) {
+      all[i] += double{left[i / cols * rank + r]} * double{right[r * cols + i % cols]};
+    }
+  }
+  return all;
+}
+
 /// The matrices of some roles, one below the other.
 Matrix stacked(const Checkpoint& checkpoint, std::initializer_list<Role> roles,
                std::int32_t layer) {
   Matrix all;
   for (const Role role : roles) {
+    if (const TensorInfo* a = checkpoint.find(role, layer, Factor::a)) {
+      const TensorInfo& b = *checkpoint.find(role, layer, Factor::b);
+      const auto part = product(*a, b);
+      all.data.insert(all.data.end(), part.begin(), part.end());
+      all.rows += a->shape.front();
+      all.cols = b.shape.back();
+      continue;
+    }
     const TensorInfo& tensor = *checkpoint.find(role, layer);
     const auto part = numbers(tensor);
     all.data.insert(all.data.end(), part.begin(), part.end());

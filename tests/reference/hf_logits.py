@@ -30,6 +30,7 @@ import transformers
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from exact import every_float_is_f64  # noqa: E402
+from low_rank import split_projections  # noqa: E402
 
 ARCHITECTURES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
@@ -47,11 +48,12 @@ LAYER_NAMES = {
 def hf_name(name):
     """transformers' name of a GGUF tensor; None for those that are not weights."""
     stem, _, kind = name.rpartition(".")
+    stem, factor = (stem[:-2], stem[-2:]) if stem.endswith((".A", ".B")) else (stem, "")
     if stem in GLOBAL_NAMES:
         return f"{GLOBAL_NAMES[stem]}.{kind}"
     layer = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
     if layer and layer[2] in LAYER_NAMES:
-        return f"model.layers.{layer[1]}.{LAYER_NAMES[layer[2]]}.{kind}"
+        return f"model.layers.{layer[1]}.{LAYER_NAMES[layer[2]]}{factor}.{kind}"
     return None
 
 
@@ -101,7 +103,8 @@ def hf_state(reader, weights):
         to = hf_name(name)
         if to is None:
             continue
-        if architecture == "llama" and re.search(r"attn_[qk]\.", name):
+        # Of two factors, A has the rows.
+        if architecture == "llama" and re.search(r"attn_[qk]\.(?!B)", name):
             values = neighbours_to_halves(values, heads if "attn_q." in name else kv_heads)
         state[to] = torch.from_numpy(np.ascontiguousarray(values))
     return state
@@ -115,8 +118,9 @@ def load_gguf_weights(model, path, lora=()):
     state = hf_state(reader, weights)
     if "lm_head.weight" not in state:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    state = split_projections(model, state)
     state = {name: values.to(model.dtype) for name, values in state.items()}
-    model.load_state_dict(state, strict=True)
+    model.to(model.dtype).load_state_dict(state, strict=True)
 
 
 def config_of(reader, rope_base=None, context=None):

@@ -14,9 +14,9 @@ bool feeds(const NormOp& norm, const LinearOp& linear) {
   return norm.width == norm.x.cols && norm.out == linear.x && norm.out.data != norm.x.data;
 }
 
-/// Operations that `launch` stands for; 0: none.
+/// How many operations `launches` stand for; 0: none.
 struct Joined {
-  Launch launch;
+  std::vector<Launch> launches;
   std::size_t count = 0;
 };
 
@@ -30,26 +30,35 @@ Joined join_mlp(std::span<const Op> ops) {
       swiglu->out != down->x) {
     return {};
   }
-  return {MlpJob{.gate_up = up->linear,
-                 .down = down->linear,
-                 .x = norm->x,
-                 .norm = {norm->weight, norm->epsilon},
-                 .act = swiglu->out,
-                 .residual = down->residual,
-                 .out = down->out},
+  return {{MlpJob{.gate_up = up->linear,
+                  .down = down->linear,
+                  .x = norm->x,
+                  .norm = {norm->weight, norm->epsilon},
+                  .act = swiglu->out,
+                  .residual = down->residual,
+                  .out = down->out}},
           4};
 }
 
+/// All products that read the norm take it in, and each makes it again.
 Joined join_norm(std::span<const Op> ops) {
   const auto* norm = at<NormOp>(ops, 0);
-  const auto* linear = at<LinearOp>(ops, 1);
-  if (norm == nullptr || linear == nullptr || !feeds(*norm, *linear)) return {};
-  return {LinearJob{.linear = linear->linear,
-                    .x = norm->x,
-                    .norm = {norm->weight, norm->epsilon},
-                    .residual = linear->residual,
-                    .out = linear->out},
-          2};
+  if (norm == nullptr) return {};
+  Joined joined;
+  bool x_stays = true;
+  for (std::size_t i = 1;; ++i) {
+    const auto* linear = at<LinearOp>(ops, i);
+    if (linear == nullptr || !feeds(*norm, *linear)) break;
+    if (!x_stays) return {};  // the norm of what x was is wanted again
+    x_stays = linear->out.data != norm->x.data;
+    joined.launches.push_back(LinearJob{.linear = linear->linear,
+                                        .x = norm->x,
+                                        .norm = {norm->weight, norm->epsilon},
+                                        .residual = linear->residual,
+                                        .out = linear->out});
+    joined.count = i + 1;
+  }
+  return joined;
 }
 
 /// A head norm in place on the first columns of `qkv`, or on those behind.
@@ -87,7 +96,7 @@ Joined join_attention(std::span<const Op> ops) {
   job.cache = attention->cache;
   job.out = attention->out;
   job.rotate = job.attend = job.commit = true;
-  return {job, next + 3};
+  return {{job}, next + 3};
 }
 
 struct Alone {
@@ -122,8 +131,8 @@ std::vector<Launch> fuse(std::span<const Op> ops) {
       joined = join(ops);
       if (joined.count > 0) break;
     }
-    if (joined.count == 0) joined = {alone(ops.front()), 1};
-    launches.push_back(joined.launch);
+    if (joined.count == 0) joined = {{alone(ops.front())}, 1};
+    launches.insert(launches.end(), joined.launches.begin(), joined.launches.end());
     ops = ops.subspan(joined.count);
   }
   return launches;

@@ -1,6 +1,6 @@
 #pragma once
 // Joins neighbours of a pass, so that what one hands to the next never goes through memory:
-//   norm, linear                          the norm inside the product
+//   norm, linear, linear ...              the norm inside the products
 //   norm, linear, swiglu, linear          the MLP
 //   head norm (q), head norm (k), rope, attention, commit
 //                                         one attention operation; the norms may be absent

@@ -1,0 +1,306 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "cli/commands.h"
+#include "cli/common.h"
+#include "cli/shipped_text.h"
+#include "cli/validators.h"
+#include "sedpa/compress/compress.h"
+#include "sedpa/core/fail.h"
+#include "sedpa/core/hash.h"
+#include "sedpa/core/memory.h"
+#include "sedpa/format/text_files.h"
+#include "sedpa/identify/passkey_data.h"
+
+namespace sedpa::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct Options {
+  ModelOptions model;
+  HeadOptions heads;
+  std::string output;
+  std::string recipe = "calibrated";
+  std::string budget;
+  std::optional<double> max_kl;
+  std::string type;
+  std::string text;
+  std::int64_t tokens = 16384;
+  std::optional<std::int64_t> context;
+  std::uint64_t seed = 1;
+};
+
+/// Tokens of a sequence, where nobody says otherwise.
+constexpr std::int64_t kUsualContext = 1024;
+/// The last share of the text is for probes, which what inputs are gathered over never shows.
+constexpr double kProbeShare = 0.1;
+/// Each projection of a model asks for a run over the probes, so they are short.
+constexpr std::int64_t kProbeTokens = 512;
+/// Rows of a probe of running text that are compared: its last ones.
+constexpr std::int64_t kProbeRows = 256;
+/// Of calibration sequences, one in so many asks for hidden keys.
+constexpr std::int64_t kRetrievalEvery = 4;
+constexpr int kKeys = 4;
+constexpr int kKeyWords = 8;
+constexpr double kUsualCut = 0.25;
+
+/// The share that "-25%" takes away.
+double parse_budget(const std::string& text) {
+  double percent = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, percent);
+  if (error != std::errc() || stop + 1 != end || *stop != '%' || !(percent < 0) ||
+      !(percent > -100)) {
+    throw UsageError(fmt::format(
+        "--attention-parameters is '{}', expected a share to take away, such as -25%", text));
+  }
+  return -percent / 100;
+}
+
+CompressOptions compress_options(const Options& options) {
+  CompressOptions result{.max_kl = options.max_kl, .seed = options.seed};
+  if (!options.budget.empty()) result.cut = parse_budget(options.budget);
+  if (!options.type.empty()) {
+    for (const Dtype dtype : {Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::q8_0}) {
+      if (name(dtype) == options.type) result.type = dtype;
+    }
+  }
+  const bool paper = options.recipe == "paper";
+  if (result.cut && result.max_kl) {
+    throw UsageError("--attention-parameters and --max-kl are two budgets, expected one");
+  }
+  if (paper && options.max_kl) throw UsageError("--max-kl means nothing to --recipe paper");
+  if (paper && options.heads.pattern.empty()) {
+    throw UsageError("--recipe paper needs a --pattern: it goes by which heads retrieve");
+  }
+  if (!paper && !options.heads.pattern.empty()) {
+    throw UsageError("--pattern means nothing to --recipe calibrated, which measures instead");
+  }
+  if (!paper && !result.cut && !result.max_kl) result.cut = kUsualCut;
+  if (options.model.rope_base || options.model.rope_scaling) {
+    throw UsageError(
+        "--rope-freq-base and --rope-scaling are not kept in a file: give them to what "
+        "runs it");
+  }
+  return result;
+}
+
+/// Makes what the model is shown.
+class TextMaker {
+ public:
+  TextMaker(const Engine& engine, const Options& options)
+      : options_(options),
+        tokenizer_(engine.tokenizer()),
+        path_(text_or_shipped(options.text)),
+        context_(options.context.value_or(
+            std::min<std::int64_t>(kUsualContext, engine.config().trained_context))),
+        random_(mix_seed({options.seed})) {}
+
+  CalibrationText make() {
+    const std::string all = read_text_files(path_, FillerText::kMaxBytes);
+    const auto cut = static_cast<std::size_t>(static_cast<double>(all.size()) * (1 - kProbeShare));
+    const FillerText shown(tokenizer_, std::string_view(all).substr(0, cut), path_);
+    const FillerText kept(tokenizer_, std::string_view(all).substr(cut), path_);
+    CalibrationText text;
+    text.name = path_.substr(path_.rfind('/') + 1);
+    if (options_.recipe == "calibrated") {
+      const std::int64_t count = std::max<std::int64_t>(1, options_.tokens / context_);
+      for (std::int64_t i = 0; i < count; ++i) {
+        const bool asks = i % kRetrievalEvery + 1 == kRetrievalEvery;
+        text.sequences.push_back(asks ? prompt(shown, context_).tokens : passage(shown, context_));
+      }
+    }
+    const std::int64_t length = std::min(kProbeTokens, context_);
+    const std::int64_t rows = std::min(kProbeRows, length);
+    text.running.push_back({.tokens = passage(kept, length), .rows = {{length - rows, rows}}});
+    // Where a token is little more than a byte, keys and questions need more room.
+    const std::int64_t room = 3 * most_answer_tokens(tokenizer_, kKeys, kKeyWords);
+    const PasskeyPrompt asked = prompt(kept, std::min(context_, std::max(kProbeTokens, room)));
+    Probe asking{.tokens = asked.tokens, .rows = {}};
+    // What gives an answer's tokens are the rows before them.
+    for (const HiddenKey& key : asked.keys) asking.rows.push_back({key.answer - 1, key.count});
+    text.retrieving.push_back(std::move(asking));
+    Hash hash;
+    const auto add = [&](const std::vector<std::int32_t>& tokens) {
+      hash.add(std::as_bytes(std::span(tokens)));
+    };
+    for (const auto& sequence : text.sequences) add(sequence);
+    for (const Probe& probe : text.running) add(probe.tokens);
+    for (const Probe& probe : text.retrieving) add(probe.tokens);
+    text.fingerprint = hash.digits();
+    return text;
+  }
+
+ private:
+  std::vector<std::int32_t> passage(const FillerText& filler, std::int64_t count) {
+    const auto tokens = filler.tokens(filler.random_start(count, random_), count);
+    return {tokens.begin(), tokens.end()};
+  }
+  PasskeyPrompt prompt(const FillerText& filler, std::int64_t tokens) {
+    return make_passkey_prompt(tokenizer_, filler,
+                               {.tokens = tokens, .keys = kKeys, .words = kKeyWords}, random_);
+  }
+
+  const Options& options_;
+  const Tokenizer& tokenizer_;
+  std::string path_;
+  std::int64_t context_;
+  Random random_;
+};
+
+/// "Query 288 to 416, 3 whole": what became of the ranks of one projection.
+std::string rank_line(const CompressResult& result, std::size_t projection, const char* label) {
+  std::int64_t least = 0;
+  std::int64_t most = 0;
+  std::int64_t whole = 0;
+  for (std::size_t i = projection; i < result.ranks.size(); i += 4) {
+    const std::int64_t rank = result.ranks[i];
+    if (rank == 0) {
+      ++whole;
+      continue;
+    }
+    least = least == 0 ? rank : std::min(least, rank);
+    most = std::max(most, rank);
+  }
+  const std::string range = most == 0 ? "none" : fmt::format("{} to {}", least, most);
+  return fmt::format("  {:<8}ranks {}, {} whole\n", label, range, whole);
+}
+
+void report(const Options& options, const Engine& engine, const CompressResult& result,
+            double seconds) {
+  const auto share = [](std::int64_t before, std::int64_t after) {
+    return static_cast<double>(after) / static_cast<double>(before) - 1;
+  };
+  const double attention = share(result.attention_before, result.attention_after);
+  const double all = share(result.parameters_before, result.parameters_after);
+  if (options.model.json) {
+    print_json({{"model", engine.model_path()},
+                {"output", options.output},
+                {"recipe", options.recipe},
+                {"device", engine.device()},
+                {"threads", engine.threads()},
+                {"attention_parameters_before", result.attention_before},
+                {"attention_parameters", result.attention_after},
+                {"attention_parameters_change", attention},
+                {"parameters_before", result.parameters_before},
+                {"parameters", result.parameters_after},
+                {"parameters_change", all},
+                {"ranks", result.ranks},
+                {"expected_kl", result.expected_kl},
+                {"kl_running", result.kl_running},
+                {"kl_retrieving", result.kl_retrieving},
+                {"seed", options.seed},
+                {"resumed", result.resumed},
+                {"seconds", seconds},
+                {"peak_bytes", peak_resident_memory()}});
+    return;
+  }
+  std::string text = fmt::format(
+      "{}: {} attention parameters instead of {} ({:+.1f} %), {} instead of {} in all ({:+.1f} %), "
+      "{:.1f} s here\n",
+      options.output, result.attention_after, result.attention_before, 100 * attention,
+      result.parameters_after, result.parameters_before, 100 * all, seconds);
+  std::size_t projection = 0;
+  for (const char* label : {"query", "key", "value", "output"}) {
+    text += rank_line(result, projection++, label);
+  }
+  text += fmt::format(
+      "Divergence from the original: {:.4f} on running text, {:.4f} where it "
+      "retrieves.\n",
+      result.kl_running, result.kl_retrieving);
+  print(text);
+}
+
+void run(const Options& options) {
+  CompressOptions wanted = compress_options(options);
+  (void)head_request(options.heads);  // usage is checked before files
+  const auto start = std::chrono::steady_clock::now();
+  const auto engine = open_engine(options.model);
+  if (options.recipe == "paper") wanted.published = plan_heads(options.heads, *engine).plan;
+  const CalibrationText text = TextMaker(*engine, options).make();
+  engine->check_memory(plan_compression(*engine, text, wanted), "use fewer --calibration-tokens");
+  show_notes();
+  ProgressBar bar("compressing");
+  const CompressResult result = compress(
+      *engine, text, wanted, options.output,
+      [&](const char* what, std::int64_t done, std::int64_t total) {
+        bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total), what);
+      });
+  bar.clear();
+  report(options, *engine, result,
+         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+}
+
+}  // namespace
+
+void add_compress(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App& command = *app.add_subcommand(
+      "compress", "store the attention projections as low-rank factors, in a file of their own");
+  add_model_options(command, options->model);
+  add_head_options(command, options->heads);
+  const std::string group = "Compression";
+  command.add_option("-o,--output", options->output, "the file, or directory, to write")
+      ->required()
+      ->type_name("FILE")
+      ->group(group);
+  command
+      .add_option("--recipe", options->recipe,
+                  "calibrated: factors and ranks by what a text shows; paper: by singular values, "
+                  "as published, for the heads that --pattern and --sparsity say")
+      ->check(CLI::IsMember({"calibrated", "paper"}))
+      ->capture_default_str()
+      ->type_name("calibrated|paper")
+      ->group(group);
+  command
+      .add_option("--attention-parameters", options->budget,
+                  "the share of query, key, value and output numbers to take away; default: -25%, "
+                  "paper: its own point, without which its floor and exceptions are lifted")
+      ->type_name("-P%")
+      ->group(group);
+  command
+      .add_option("--max-kl", options->max_kl,
+                  "take away what keeps the divergence from the original within this, instead")
+      ->check(positive_number())
+      ->type_name("X")
+      ->group(group);
+  command
+      .add_option("--type", options->type,
+                  "of the factors; default: the model's own, q8_0 for quantised ones")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}))
+      ->type_name("f32|f16|bf16|q8_0")
+      ->group(group);
+  command
+      .add_option("--text", options->text,
+                  "what the model is shown: a text file, a JSONL file, or a directory of them; "
+                  "default: the book that ships")
+      ->type_name("PATH")
+      ->group(group);
+  command.add_option("--calibration-tokens", options->tokens, "how much of it")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
+      ->capture_default_str()
+      ->type_name("N")
+      ->group(group);
+  command.add_option("--context", options->context, "tokens of a sequence; default: 1024")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
+      ->type_name("N")
+      ->group(group);
+  command.add_option("--seed", options->seed, "of the choice of text")
+      ->capture_default_str()
+      ->type_name("N")
+      ->group(group);
+  add_examples(command,
+               {"sedpa compress -m model.gguf -o smaller.gguf --attention-parameters -25%",
+                "sedpa compress -m model.gguf -o smaller.gguf --max-kl 0.02 --text books/",
+                "sedpa compress -m model.gguf -o published.gguf --recipe paper --pattern pattern",
+                "sedpa generate -m smaller.gguf -p 'Once upon a time'"});
+  command.callback([options] { run(*options); });
+}
+
+}  // namespace sedpa::cli

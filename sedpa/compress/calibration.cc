@@ -1,0 +1,186 @@
+#include "sedpa/compress/calibration.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "sedpa/compress/low_rank.h"
+#include "sedpa/core/fail.h"
+#include "sedpa/core/thread_pool.h"
+#include "sedpa/format/quant_blocks.h"
+#include "sedpa/model/forward.h"
+
+namespace sedpa {
+namespace {
+
+/// Rows of logits at once.
+constexpr std::int64_t kLogitRows = 64;
+
+HeadClass native_class(const ModelConfig& config) {
+  return config.sliding_window ? HeadClass::window(0, 0, *config.sliding_window) : HeadClass{};
+}
+
+KvGeometry geometry_of(const ModelConfig& config, std::int64_t max_tokens) {
+  return {.plan = HeadPlan::uniform(1, config.kv_heads, native_class(config)),
+          .context = max_tokens,
+          .head_dim = config.head_dim,
+          .dtype = KvDtype::f16};
+}
+
+OpsPlan plan_of(const ModelConfig& config, std::int64_t max_tokens, const HeadPlan& heads) {
+  const std::int64_t query_cols = config.attention().out_cols();
+  return {.attention = config.attention(),
+          .rope = config.rope(),
+          .max_tokens = max_tokens,
+          .max_context = max_tokens,
+          .max_cols = std::max<std::int64_t>({config.width, config.mlp_width, query_cols}),
+          .max_rank = config.max_rank,
+          .heads = &heads};
+}
+
+}  // namespace
+
+std::int64_t CalibrationText::longest() const {
+  std::size_t most = 0;
+  for (const auto& sequence : sequences) most = std::max(most, sequence.size());
+  for (const auto* probes : {&running, &retrieving}) {
+    for (const Probe& probe : *probes) most = std::max(most, probe.tokens.size());
+  }
+  return static_cast<std::int64_t>(most);
+}
+
+std::int64_t CalibrationText::tokens() const {
+  std::int64_t count = 0;
+  for (const auto& sequence : sequences) count += std::ssize(sequence);
+  return count;
+}
+
+RowStore::RowStore(Ops& ops, std::span<const std::int64_t> lengths, std::int64_t cols)
+    : cols_(cols), begins_{0} {
+  for (const std::int64_t length : lengths) begins_.push_back(begins_.back() + length);
+  buffer_ = ops.allocate(static_cast<std::size_t>(begins_.back() * cols) * sizeof(float));
+}
+
+Rows RowStore::of(std::size_t sequence) const {
+  const std::int64_t begin = begins_[sequence];
+  return {buffer_.floats() + begin * cols_, begins_[sequence + 1] - begin, cols_, cols_};
+}
+
+ModelConfig with_useful_ranks(ModelConfig config) {
+  for (const Place& place : attention_places(config, 0)) {
+    config.max_rank = std::max(config.max_rank, most_useful_rank(place.rows, place.cols));
+  }
+  return config;
+}
+
+std::size_t LayerRunner::bytes(const Ops& ops, const ModelConfig& config, std::int64_t max_tokens) {
+  const KvGeometry geometry = geometry_of(config, max_tokens);
+  return ops.scratch_bytes(plan_of(config, max_tokens, geometry.plan)) + geometry.bytes() +
+         Activations::bytes(config, max_tokens, 0);
+}
+
+LayerRunner::LayerRunner(Ops& ops, const ModelConfig& config, std::int64_t max_tokens)
+    : ops_(ops),
+      config_(config),
+      geometry_(geometry_of(config, max_tokens)),
+      arenas_{ops.allocate(geometry_.arena_bytes(0)), ops.allocate(geometry_.arena_bytes(1))},
+      cache_(geometry_, {arenas_[0].data, arenas_[1].data}),
+      activations_(Activations::make(config, max_tokens, 0, ops)) {
+  ops.reserve(plan_of(config, max_tokens, geometry_.plan));
+}
+
+void LayerRunner::embed(const WeightSource& source, std::span<const std::int32_t> tokens, Rows x) {
+  const MatrixSource table = source.matrix({Role::embedding, 0, config_.vocab_size, config_.width});
+  std::vector<std::byte> stored(static_cast<std::size_t>(row_bytes(table.dtype, table.cols)));
+  std::vector<float> numbers(static_cast<std::size_t>(table.cols));
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= config_.vocab_size) {
+      fail("token id {} is outside the vocabulary of {}", tokens[i], config_.vocab_size);
+    }
+    table.read(tokens[i], 1, stored.data());
+    dequantize_row(table.dtype, stored.data(), table.cols, numbers.data());
+    ops_.copy_from_host(reinterpret_cast<const std::byte*>(numbers.data()),
+                        reinterpret_cast<std::byte*>(x.row(static_cast<std::int64_t>(i))),
+                        numbers.size() * sizeof(float));
+  }
+}
+
+Rows LayerRunner::normed(const Layer& layer, Rows x) {
+  const Rows h = activations_.h.range(0, x.rows);
+  ops_.rms_norm(x, layer.attention_norm, config_.norm_epsilon, h);
+  return h;
+}
+
+Rows LayerRunner::attend(const Layer& layer, std::span<const std::int32_t> tokens, Rows x) {
+  const auto chunk = [&](Rows rows) { return rows.range(0, x.rows); };
+  const Rows qkv = chunk(activations_.qkv);
+  const Rows o = chunk(activations_.o);
+  ops_.begin_step({.tokens = tokens, .past = 0}, cache_);
+  project_heads(ops_, config_, layer, x, chunk(activations_.h), qkv);
+  ops_.rope(qkv);
+  ops_.attention(qkv, cache_.layer(0), o);
+  return o;
+}
+
+void LayerRunner::finish(const Layer& layer, Rows x, Rows o, Rows out) {
+  const auto chunk = [&](Rows rows) { return rows.range(0, x.rows); };
+  // `o` may stand where gate_up will: it is read before.
+  project_mlp(ops_, config_, layer, x, o, out, chunk(activations_.h), chunk(activations_.gate_up));
+  ops_.swiglu(chunk(activations_.gate_up), chunk(activations_.act));
+  ops_.linear_add(layer.down, chunk(activations_.act), out, out);
+}
+
+OutputHead::OutputHead(Ops& ops, const ModelConfig& config, const WeightSource& source)
+    : ops_(ops), epsilon_(config.norm_epsilon) {
+  norm_ = ops.make_vector(source.vector({Role::output_norm, 0, 0, config.width}));
+  const Place own{Role::output, 0, config.vocab_size, config.width};
+  const Place shared{Role::embedding, 0, config.vocab_size, config.width};
+  const MatrixSource matrix =
+      source.matrix(config.tied_output.value_or(!source.has(own)) ? shared : own);
+  output_.a = ops.make_weight({&matrix, 1});
+}
+
+void OutputHead::logits(Rows x, RowRange range, std::vector<float>& out) {
+  const std::int64_t vocabulary = output_.out_features();
+  const std::int64_t most = std::min(kLogitRows, range.count);
+  const Buffer memory =
+      ops_.allocate(static_cast<std::size_t>(most * (x.cols + vocabulary)) * sizeof(float));
+  for (std::int64_t done = 0; done < range.count; done += most) {
+    const std::int64_t count = std::min(most, range.count - done);
+    const Rows h{memory.floats(), count, x.cols, x.cols};
+    const Rows rows{memory.floats() + most * x.cols, count, vocabulary, vocabulary};
+    ops_.rms_norm(x.range(range.first + done, count), norm_, epsilon_, h);
+    ops_.linear(output_, h, rows);
+    const std::size_t begin = out.size();
+    out.resize(begin + static_cast<std::size_t>(count * vocabulary));
+    ops_.read(rows, out.data() + begin);
+  }
+}
+
+double mean_kl(std::span<const float> p, std::span<const float> q, std::int64_t vocabulary,
+               ThreadPool& pool) {
+  const std::int64_t rows = std::ssize(p) / vocabulary;
+  std::vector<double> divergence(static_cast<std::size_t>(rows));
+  pool.for_each(rows, [&](std::int64_t row, int) {
+    const float* a = p.data() + row * vocabulary;
+    const float* b = q.data() + row * vocabulary;
+    const auto log_sum = [&](const float* logits) {
+      const double most = *std::max_element(logits, logits + vocabulary);
+      double sum = 0;
+      for (std::int64_t i = 0; i < vocabulary; ++i) sum += std::exp(logits[i] - most);
+      return most + std::log(sum);
+    };
+    const double log_a = log_sum(a);
+    const double log_b = log_sum(b);
+    double sum = 0;
+    for (std::int64_t i = 0; i < vocabulary; ++i) {
+      const double log_p = a[i] - log_a;
+      sum += std::exp(log_p) * (log_p - (b[i] - log_b));
+    }
+    divergence[static_cast<std::size_t>(row)] = sum;
+  });
+  double sum = 0;
+  for (const double value : divergence) sum += value;
+  return rows > 0 ? sum / static_cast<double>(rows) : 0;
+}
+
+}  // namespace sedpa

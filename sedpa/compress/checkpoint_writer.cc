@@ -1,0 +1,186 @@
+#include "sedpa/compress/checkpoint_writer.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "sedpa/core/fail.h"
+#include "sedpa/format/atomic_file.h"
+#include "sedpa/format/gguf_writer.h"
+#include "sedpa/format/json.h"
+#include "sedpa/format/mapped_file.h"
+
+namespace sedpa {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+constexpr std::string_view kPrefix = "sedpa.compress.";
+
+/// Every matrix of the model by the name of its tensor.
+std::map<std::string, Place> matrix_places(const Checkpoint& checkpoint, const ModelConfig& c) {
+  std::map<std::string, Place> places;
+  const auto add = [&](const Place& place) {
+    places.emplace(checkpoint.tensor_name(place.role, place.layer), place);
+  };
+  add({Role::embedding, 0, c.vocab_size, c.width});
+  add({Role::output, 0, c.vocab_size, c.width});
+  for (std::int32_t i = 0; i < c.layers; ++i) {
+    for (const Place& place : attention_places(c, i)) add(place);
+    add({Role::gate, i, c.mlp_width, c.width});
+    add({Role::up, i, c.mlp_width, c.width});
+    add({Role::down, i, c.width, c.mlp_width});
+  }
+  return places;
+}
+
+/// Calls `matrix(name, place)` for matrices and factors and `copy(tensor)` for all other tensors,
+/// in the order of the files.
+template <class OnMatrix, class OnTensor>
+void for_each_tensor(const Engine& engine, const WeightSource& weights, const OnMatrix& matrix,
+                     const OnTensor& copy) {
+  const Checkpoint& checkpoint = engine.checkpoint();
+  const auto places = matrix_places(checkpoint, engine.config());
+  for (const TensorInfo& tensor : checkpoint.tensors()) {
+    const auto found = places.find(tensor.name);
+    if (found == places.end()) {
+      copy(tensor);
+      continue;
+    }
+    const Place& place = found->second;
+    const std::int64_t rank = weights.rank(place);
+    if (rank == 0) {
+      matrix(tensor.name, place);
+    } else {
+      matrix(checkpoint.tensor_name(place.role, place.layer, Factor::a), place.factor_a(rank));
+      matrix(checkpoint.tensor_name(place.role, place.layer, Factor::b), place.factor_b(rank));
+    }
+  }
+}
+
+/// Rows of a matrix, one at a time.
+GgufWriter::RowSource row_source(const WeightSource& weights, const Place& place) {
+  return [source = weights.matrix(place)](std::int64_t row, std::span<std::byte> out) {
+    source.read(row, 1, out.data());
+  };
+}
+
+void add_origin(GgufWriter& writer, const ordered_json& origin) {
+  for (const auto& [name, value] : origin.items()) {
+    std::string key = std::string(kPrefix) + name;
+    if (value.is_string()) {
+      writer.add_string(std::move(key), value.get<std::string>());
+    } else if (value.is_array()) {
+      writer.add_i32s(std::move(key), value.get<std::vector<std::int64_t>>());
+    } else if (value.is_number_float()) {
+      writer.add_f32(std::move(key), value.get<float>());
+    } else if (value.is_number()) {
+      writer.add_u64(std::move(key), value.get<std::uint64_t>());
+    }
+  }
+}
+
+void write_gguf(const Engine& engine, const WeightSource& weights, const ordered_json& origin,
+                const std::string& output) {
+  const ModelConfig& config = engine.config();
+  const GgufFile& file = *engine.checkpoint().gguf();
+  GgufWriter writer;
+  const std::string prefix = file.require_string("general.architecture") + ".";
+  for (GgufMetadata entry : file.metadata()) {
+    if (entry.key.starts_with("split.")) continue;
+    if (engine.has_adapters() && entry.key == prefix + "context_length") {
+      entry = {entry.key, GgufType::u32, GgufType::u32,
+               static_cast<std::uint64_t>(config.trained_context)};
+    } else if (engine.has_adapters() && entry.key == prefix + "rope.freq_base") {
+      entry = {entry.key, GgufType::f32, GgufType::f32, config.rope_base};
+    }
+    writer.add(std::move(entry));
+  }
+  add_origin(writer, origin);
+  for_each_tensor(
+      engine, weights,
+      [&](const std::string& name, const Place& place) {
+        writer.add_tensor(name, weights.dtype(place), {place.rows, place.cols},
+                          row_source(weights, place));
+      },
+      [&](const TensorInfo& tensor) {
+        writer.add_tensor(tensor.name, tensor.dtype, tensor.shape, tensor.data);
+      });
+  writer.write(output);
+}
+
+/// config.json with what was changed.
+std::string changed_config(const Engine& engine, const ordered_json& origin) {
+  const fs::path path = fs::path(engine.model_path()) / "config.json";
+  const MappedFile file = MappedFile::open(path.string());
+  const auto bytes = file.bytes();
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  (void)parse_json(text, path.string());  // bounds; what follows keeps the order of fields
+  ordered_json config = ordered_json::parse(text);
+  if (engine.has_adapters()) {
+    config["max_position_embeddings"] = engine.config().trained_context;
+    const bool newer = config.contains("rope_parameters") && config["rope_parameters"].is_object();
+    (newer ? config["rope_parameters"] : config)["rope_theta"] = engine.config().rope_base;
+  }
+  config["sedpa_compress"] = origin;
+  return config.dump(2) + "\n";
+}
+
+bool is_weights(const fs::path& path) {
+  return path.extension() == ".safetensors" || path.extension() == ".bin" ||
+         path.filename().string().ends_with(".index.json");
+}
+
+void write_directory(const Engine& engine, const WeightSource& weights, const ordered_json& origin,
+                     const std::string& output) {
+  const fs::path to = output + ".tmp";
+  std::error_code error;
+  fs::remove_all(to, error);
+  fs::create_directories(to, error);
+  if (error) fail("{}: cannot make the directory: {}", to.string(), error.message());
+  try {
+    for (const auto& entry : fs::directory_iterator(engine.model_path())) {
+      if (!entry.is_regular_file() || is_weights(entry.path())) continue;
+      fs::copy_file(entry.path(), to / entry.path().filename());
+    }
+    AtomicFile config((to / "config.json").string());
+    config.write(changed_config(engine, origin));
+    config.commit();
+    SafetensorsWriter writer;
+    writer.add_metadata("format", "pt");  // what transformers asks for
+    for_each_tensor(
+        engine, weights,
+        [&](const std::string& name, const Place& place) {
+          writer.add_tensor(name, weights.dtype(place), {place.rows, place.cols},
+                            row_source(weights, place));
+        },
+        [&](const TensorInfo& tensor) {
+          writer.add_tensor(tensor.name, tensor.dtype, tensor.shape, tensor.data);
+        });
+    writer.write((to / "model.safetensors").string());
+    fs::rename(to, output);
+  } catch (const fs::filesystem_error& failure) {
+    fs::remove_all(to, error);
+    fail("{}: cannot be written: {}", output, failure.code().message());
+  } catch (...) {
+    fs::remove_all(to, error);
+    throw;
+  }
+}
+
+}  // namespace
+
+void write_checkpoint(const Engine& engine, const WeightSource& weights,
+                      const std::string& origin_json, const std::string& output) {
+  const auto origin = ordered_json::parse(origin_json);
+  if (engine.checkpoint().gguf() != nullptr) {
+    write_gguf(engine, weights, origin, output);
+  } else {
+    write_directory(engine, weights, origin, output);
+  }
+}
+
+}  // namespace sedpa

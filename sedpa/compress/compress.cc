@@ -1,0 +1,472 @@
+#include "sedpa/compress/compress.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "sedpa/compress/checkpoint_writer.h"
+#include "sedpa/compress/factored_weights.h"
+#include "sedpa/compress/low_rank.h"
+#include "sedpa/compress/published.h"
+#include "sedpa/core/fail.h"
+#include "sedpa/core/hash.h"
+#include "sedpa/core/log.h"
+#include "sedpa/core/thread_pool.h"
+#include "sedpa/format/atomic_file.h"
+#include "sedpa/format/json.h"
+#include "sedpa/format/mapped_file.h"
+
+namespace sedpa {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr std::size_t kProjections = 4;
+/// Kernels read rows in pieces of so many numbers.
+constexpr std::int64_t kRankStep = 16;
+/// Attempts to meet a divergence, each with a smaller sum of single ones.
+constexpr int kAttempts = 4;
+
+Dtype factor_type(const Engine& engine, const CompressOptions& options) {
+  if (options.type) return *options.type;
+  const Dtype own = engine.weights().dtype(attention_places(engine.config(), 0).front());
+  return block_size(own) > 1 ? Dtype::q8_0 : own;
+}
+
+class Compression {
+ public:
+  Compression(const Engine& engine, const CalibrationText& text, const CompressOptions& options,
+              const std::string& output, const CompressProgress& progress)
+      : engine_(engine),
+        ops_(engine.ops()),
+        config_(with_useful_ranks(engine.config())),
+        text_(text),
+        options_(options),
+        output_(output),
+        parts_(output + ".parts"),
+        progress_(progress),
+        type_(factor_type(engine, options)),
+        places_(all_attention_places(config_)),
+        step_(std::max<std::int64_t>(kRankStep, block_size(type_))),
+        pool_(engine.threads()) {
+    for (const Place& place : places_) {
+      result_.attention_before += place.rows * place.cols;
+    }
+    result_.parameters_before = engine.weight_plan().parameters;
+    check();
+  }
+
+  CompressResult run() {
+    open_parts();
+    choices_ = losses();
+    double allowed = options_.max_kl.value_or(0);
+    for (int attempt = 1;; ++attempt) {
+      const Allocation allocation = allocate(allowed);
+      result_.ranks = allocation.ranks;
+      result_.attention_after = allocation.numbers;
+      if (!options_.published) result_.expected_kl = allocation.loss;
+      factorize();
+      const double kl = (result_.kl_running + result_.kl_retrieving) / 2;
+      if (!options_.max_kl || kl <= *options_.max_kl) break;
+      if (attempt == kAttempts) {
+        fail("a divergence of {} was reached, but {} is allowed; use a larger --max-kl", kl,
+             *options_.max_kl);
+      }
+      // Single cuts add up to less than what they do together.
+      allowed *= 0.9 * *options_.max_kl / kl;
+    }
+    result_.parameters_after =
+        result_.parameters_before - result_.attention_before + result_.attention_after;
+    write_checkpoint(engine_, *weights_, origin().dump(), output_);
+    weights_.reset();
+    fs::remove_all(parts_);
+    return result_;
+  }
+
+ private:
+  void check() const {
+    const std::string& path = engine_.model_path();
+    if (engine_.weight_plan().low_rank_matrices > 0) {
+      fail(
+          "{}: is compressed already ({} matrices are low-rank factors), expected a model that is "
+          "not",
+          path, engine_.weight_plan().low_rank_matrices);
+    }
+    std::error_code ignored;
+    if (fs::equivalent(path, output_, ignored)) {
+      fail("{}: is the model itself; write the compressed one to another name", output_);
+    }
+    const fs::path folder = fs::path(output_).parent_path();
+    if (!folder.empty() && !fs::is_directory(folder)) {
+      fail("{}: cannot be written: there is no directory {}", output_, folder.string());
+    }
+    if (engine_.checkpoint().gguf() == nullptr && fs::exists(output_)) {
+      fail("{}: is there already, expected a new name for the directory", output_);
+    }
+    for (const Place& place : places_) {
+      if (place.cols % block_size(type_) == 0) continue;
+      fail("{}: {} has rows of {} numbers, which {} cannot store; use --type f16", path,
+           engine_.checkpoint().tensor_name(place.role, place.layer), place.cols, name(type_));
+    }
+    if (engine_.checkpoint().gguf() == nullptr && block_size(type_) > 1) {
+      fail("--type is {}, expected f32, f16 or bf16: safetensors files have no other", name(type_));
+    }
+    if (options_.cut) check_budget();
+    if (options_.published) return;
+    const std::int64_t rank = std::max<std::int64_t>(config_.width, config_.attention().out_cols());
+    if (text_.tokens() < rank) {
+      log(
+          fmt::format("{} tokens of calibration text are fewer than the {} inputs of a projection: "
+                      "what they do not show stays near the original",
+                      text_.tokens(), rank));
+    }
+  }
+
+  // --- What is kept between runs ----------------------------------------------------------------
+
+  [[nodiscard]] json settings() const {
+    json all = {{"recipe", recipe()},
+                {"model_fingerprint", engine_.fingerprint()},
+                {"text_fingerprint", text_.fingerprint},
+                {"heads", nullptr},
+                {"cut", nullptr},
+                {"max_kl", nullptr},
+                {"type", name(type_)}};
+    if (options_.published) all["heads"] = options_.published->fingerprint();
+    if (options_.cut) all["cut"] = *options_.cut;
+    if (options_.max_kl) all["max_kl"] = *options_.max_kl;
+    return all;
+  }
+
+  [[nodiscard]] std::string recipe() const { return options_.published ? "paper" : "calibrated"; }
+
+  [[nodiscard]] static json read_json(const fs::path& path) {
+    const MappedFile file = MappedFile::open(path.string());
+    const auto bytes = file.bytes();
+    return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path.string(),
+                      std::size_t{256} << 20);
+  }
+
+  static void write_json(const fs::path& path, const json& object) {
+    AtomicFile file(path.string());
+    file.write(object.dump());
+    file.commit();
+  }
+
+  void open_parts() {
+    std::error_code error;
+    fs::create_directory(parts_, error);
+    if (error) fail("{}: cannot make the directory: {}", parts_.string(), error.message());
+    const fs::path path = parts_ / "settings.json";
+    if (!fs::exists(path)) return write_json(path, settings());
+    if (read_json(path) != settings()) {
+      fail(
+          "{}: holds parts of a run with another model, text or options; remove it, or choose "
+          "another output",
+          parts_.string());
+    }
+    result_.resumed = true;
+  }
+
+  // --- Ranks ------------------------------------------------------------------------------------
+
+  std::vector<RankChoices> losses() {
+    const fs::path path = parts_ / "losses.json";
+    std::vector<RankChoices> choices;
+    if (fs::exists(path)) {
+      const json lists = read_json(path);
+      if (!lists.is_array() || lists.size() != places_.size()) {
+        fail("{}: is damaged; remove {}", path.string(), parts_.string());
+      }
+      for (std::size_t i = 0; i < places_.size(); ++i) {
+        choices.push_back({.rows = places_[i].rows,
+                           .cols = places_[i].cols,
+                           .ranks = useful_ranks(places_[i], step_),
+                           .losses = lists[i].get<std::vector<double>>()});
+        if (choices.back().losses.size() != choices.back().ranks.size()) {
+          fail("{}: is damaged; remove {}", path.string(), parts_.string());
+        }
+      }
+      return choices;
+    }
+    choices = options_.published
+                  ? singular_value_losses(engine_.weights(), config_, step_, progress_)
+                  : measured_losses(engine_, text_, step_, progress_);
+    json lists = json::array();
+    for (const RankChoices& matrix : choices) lists.push_back(matrix.losses);
+    write_json(path, lists);
+    return choices;
+  }
+
+  [[nodiscard]] Allocation allocate(double max_kl) const {
+    if (options_.max_kl) return allocate_within_loss(choices_, max_kl);
+    if (!options_.cut) return published_ranks(choices_, *options_.published, config_.width);
+    return options_.published ? published_ranks_within(choices_, *options_.published, budget())
+                              : allocate_ranks(choices_, budget());
+  }
+
+  /// Numbers that options_.cut leaves.
+  [[nodiscard]] std::int64_t budget() const {
+    return static_cast<std::int64_t>(static_cast<double>(result_.attention_before) *
+                                     (1 - *options_.cut));
+  }
+
+  void check_budget() const {
+    std::int64_t least = 0;
+    for (const Place& place : places_) {
+      const bool useful = step_ <= most_useful_rank(place.rows, place.cols);
+      least += useful ? step_ * (place.rows + place.cols) : place.rows * place.cols;
+    }
+    if (budget() >= least) return;
+    fail(
+        "--attention-parameters -{:.4g}% leaves {} numbers, but ranks are multiples of {} and the "
+        "least take {}: {:.4g}% can go at most",
+        100 * *options_.cut, budget(), step_, least,
+        100 * (1 - static_cast<double>(least) / static_cast<double>(result_.attention_before)));
+  }
+
+  // --- Factors ----------------------------------------------------------------------------------
+
+  [[nodiscard]] std::int64_t rank_of(const Place& place, std::size_t projection) const {
+    return result_.ranks[static_cast<std::size_t>(place.layer) * kProjections + projection];
+  }
+
+  /// Replaces one projection; `inputs` null: by its singular values.
+  void replace(const Place& place, std::size_t projection, const Covariance* inputs) {
+    const std::int64_t rank = rank_of(place, projection);
+    if (rank == 0) return;
+    Matrix w = read_matrix(engine_.weights(), place);
+    const Decomposition decomposition = inputs != nullptr ? Decomposition::compensated(w, *inputs)
+                                                          : Decomposition::of_matrix(std::move(w));
+    weights_->set(place, decomposition.cut(rank), type_);
+  }
+
+  /// A layer's file tells for which ranks of all layers it was made.
+  [[nodiscard]] std::string label() const {
+    Hash hash;
+    for (const std::int64_t rank : result_.ranks) hash.add(fmt::format("{} ", rank));
+    return hash.digits();
+  }
+
+  /// All layers, one after the other, in the original and in the compressed model side by side.
+  void factorize() {
+    weights_ = std::make_unique<FactoredWeights>(engine_.weights());
+    LayerRunner runner(ops_, config_, std::max<std::int64_t>(text_.longest(), 1));
+    Sides text(*this, runner, sequences());
+    Sides probes(*this, runner, probe_tokens());
+    for (std::int32_t i = 0; i < config_.layers; ++i) {
+      const Layer original = load_layer(config_, i, engine_.weights(), ops_);
+      const std::string path = (parts_ / fmt::format("layer-{:04}.gguf", i)).string();
+      if (weights_->load_layer(i, path, label())) {
+        const Layer compressed = load_layer(config_, i, *weights_, ops_);
+        text.pass(original, compressed, i);
+      } else {
+        factorize_layer(original, i, text);
+        weights_->save_layer(i, path, label());
+      }
+      probes.pass(original, load_layer(config_, i, *weights_, ops_), i);
+    }
+    measure(probes);
+  }
+
+  [[nodiscard]] std::vector<std::span<const std::int32_t>> sequences() const {
+    std::vector<std::span<const std::int32_t>> all;
+    if (options_.published) return all;  // looks at matrices alone
+    for (const auto& sequence : text_.sequences) all.emplace_back(sequence);
+    return all;
+  }
+  [[nodiscard]] std::vector<std::span<const std::int32_t>> probe_tokens() const {
+    std::vector<std::span<const std::int32_t>> all;
+    for (const auto* probes : {&text_.running, &text_.retrieving}) {
+      for (const Probe& probe : *probes) all.emplace_back(probe.tokens);
+    }
+    return all;
+  }
+
+  /// The same sequences in the original and in the compressed model.
+  struct Sides {
+    Sides(Compression& in, LayerRunner& with, std::vector<std::span<const std::int32_t>> of)
+        : compression(in),
+          runner(with),
+          tokens(std::move(of)),
+          original(in.ops_, lengths(), in.config_.width),
+          arriving(in.ops_, lengths(), in.config_.width),
+          heads(in.ops_, lengths(), in.config_.attention().out_cols()) {
+      for (std::size_t i = 0; i < tokens.size(); ++i) {
+        runner.embed(in.engine_.weights(), tokens[i], original.of(i));
+        runner.embed(in.engine_.weights(), tokens[i], arriving.of(i));
+      }
+    }
+
+    [[nodiscard]] std::vector<std::int64_t> lengths() const {
+      std::vector<std::int64_t> all;
+      for (const auto& sequence : tokens) all.push_back(std::ssize(sequence));
+      return all;
+    }
+
+    /// Through a layer, both.
+    void pass(const Layer& as_it_was, const Layer& compressed, std::int32_t index) {
+      for (std::size_t i = 0; i < tokens.size(); ++i) {
+        compression.show(index);
+        step(as_it_was, i, original);
+        step(compressed, i, arriving);
+      }
+    }
+    void step(const Layer& layer, std::size_t i, const RowStore& x) {
+      const Rows o = runner.attend(layer, tokens[i], x.of(i));
+      runner.finish(layer, x.of(i), o, x.of(i));
+    }
+
+    Compression& compression;
+    LayerRunner& runner;
+    std::vector<std::span<const std::int32_t>> tokens;
+    RowStore original;
+    RowStore arriving;
+    RowStore heads;  // of the compressed model, within a layer
+  };
+
+  /// Query, key and value first, of what arrives at the layer; then the output projection, of the
+  /// heads that those give.
+  void factorize_layer(const Layer& original, std::int32_t index, Sides& text) {
+    const auto places = attention_places(config_, index);
+    if (options_.published) {
+      show(index);
+      for (std::size_t i = 0; i < kProjections; ++i) replace(places[i], i, nullptr);
+      return;
+    }
+    LayerRunner& runner = text.runner;
+    CovarianceReader reader(ops_);
+    {
+      Covariance inputs(config_.width);
+      for (std::size_t i = 0; i < text.tokens.size(); ++i) {
+        show(index);
+        reader.read_original(runner.normed(original, text.original.of(i)));
+        (void)reader.add_arriving(runner.normed(original, text.arriving.of(i)), inputs);
+      }
+      regularize(inputs);
+      for (std::size_t i = 0; i < 3; ++i) replace(places[i], i, &inputs);
+    }
+    {
+      const Layer heads_cut = load_layer(config_, index, *weights_, ops_);
+      Covariance inputs(config_.attention().out_cols());
+      for (std::size_t i = 0; i < text.tokens.size(); ++i) {
+        show(index);
+        const Rows x = text.original.of(i);
+        const Rows o = runner.attend(original, text.tokens[i], x);
+        reader.read_original(o);
+        runner.finish(original, x, o, x);
+        const Rows arriving = runner.attend(heads_cut, text.tokens[i], text.arriving.of(i));
+        const auto numbers = std::as_bytes(reader.add_arriving(arriving, inputs));
+        ops_.copy_from_host(numbers.data(), reinterpret_cast<std::byte*>(text.heads.of(i).data),
+                            numbers.size());
+      }
+      regularize(inputs);
+      replace(places[3], 3, &inputs);
+    }
+    const Layer compressed = load_layer(config_, index, *weights_, ops_);
+    for (std::size_t i = 0; i < text.tokens.size(); ++i) {
+      const Rows x = text.arriving.of(i);
+      runner.finish(compressed, x, text.heads.of(i), x);
+    }
+  }
+
+  void measure(const Sides& probes) {
+    OutputHead head(ops_, config_, engine_.weights());
+    std::size_t index = 0;
+    const auto divergence = [&](const std::vector<Probe>& group) {
+      std::vector<float> expected;
+      std::vector<float> found;
+      for (const Probe& probe : group) {
+        for (const RowRange& range : probe.rows) {
+          head.logits(probes.original.of(index), range, expected);
+          head.logits(probes.arriving.of(index), range, found);
+        }
+        ++index;
+      }
+      return mean_kl(expected, found, config_.vocab_size, pool_);
+    };
+    result_.kl_running = divergence(text_.running);
+    result_.kl_retrieving = divergence(text_.retrieving);
+  }
+
+  void show(std::int32_t layer) const { progress_("compressing", layer, config_.layers); }
+
+  /// How the file was made, for its metadata.
+  [[nodiscard]] json origin() const {
+    json all = settings();
+    all["seed"] = options_.seed;
+    all["text"] = text_.name;
+    all["text_tokens"] = text_.tokens();
+    all["ranks"] = result_.ranks;
+    all["attention_parameters_before"] = result_.attention_before;
+    all["attention_parameters"] = result_.attention_after;
+    all["parameters_before"] = result_.parameters_before;
+    all["parameters"] = result_.parameters_after;
+    all["kl_running"] = result_.kl_running;
+    all["kl_retrieving"] = result_.kl_retrieving;
+    return all;
+  }
+
+  const Engine& engine_;
+  Ops& ops_;
+  ModelConfig config_;
+  const CalibrationText& text_;
+  const CompressOptions& options_;
+  std::string output_;
+  fs::path parts_;
+  const CompressProgress& progress_;
+  Dtype type_;
+  std::vector<Place> places_;
+  std::int64_t step_;
+  ThreadPool pool_;
+  std::vector<RankChoices> choices_;
+  std::unique_ptr<FactoredWeights> weights_;
+  CompressResult result_;
+};
+
+}  // namespace
+
+MemoryPlan plan_compression(const Engine& engine, const CalibrationText& text,
+                            const CompressOptions& options) {
+  const ModelConfig config = with_useful_ranks(engine.config());
+  const std::int64_t heads = config.attention().out_cols();
+  std::size_t layer = 0;
+  const auto add = [&](const Place& place) {
+    layer += engine.ops().weight_bytes(engine.weights().dtype(place), place.rows, place.cols);
+  };
+  for (const Place& place : attention_places(config, 0)) add(place);
+  add({Role::gate, 0, config.mlp_width, config.width});
+  add({Role::up, 0, config.mlp_width, config.width});
+  add({Role::down, 0, config.width, config.mlp_width});
+
+  std::int64_t probes = 0;
+  for (const auto* group : {&text.running, &text.retrieving}) {
+    for (const Probe& probe : *group) probes += std::ssize(probe.tokens);
+  }
+  const std::int64_t tokens = options.published ? 0 : text.tokens();
+  // Numbers of rows: while projections are cut one by one, and while all of them are.
+  const std::int64_t measuring =
+      options.published ? 0
+                        : config.width * (tokens + probes * (1 + 4 * std::int64_t{config.layers}));
+  const std::int64_t cutting = (2 * std::int64_t{config.width} + heads) * (tokens + probes);
+  const std::int64_t widest = std::max<std::int64_t>(config.width, heads);
+  constexpr std::int64_t kMatrices =
+      8;  // in f64 at once: covariances, and what a cut makes of them
+  return {.weight_bytes = 2 * layer,
+          .kv_bytes = 0,
+          .scratch_bytes =
+              LayerRunner::bytes(engine.ops(), config, std::max<std::int64_t>(text.longest(), 1)) +
+              static_cast<std::size_t>(std::max(measuring, cutting)) * sizeof(float) +
+              static_cast<std::size_t>(kMatrices * widest * widest) * sizeof(double)};
+}
+
+CompressResult compress(const Engine& engine, const CalibrationText& text,
+                        const CompressOptions& options, const std::string& output,
+                        const CompressProgress& progress) {
+  return Compression(engine, text, options, output, progress).run();
+}
+
+}  // namespace sedpa

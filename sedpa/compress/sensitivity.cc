@@ -1,0 +1,217 @@
+#include "sedpa/compress/sensitivity.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <optional>
+
+#include "sedpa/compress/factored_weights.h"
+#include "sedpa/compress/low_rank.h"
+#include "sedpa/core/thread_pool.h"
+#include "sedpa/format/quant_blocks.h"
+
+namespace sedpa {
+namespace {
+
+/// Of a matrix's numbers, what the cut leaves whose divergence is measured.
+constexpr double kProbedShare = 0.75;
+
+RankChoices choices_of(const Place& place, std::int64_t step) {
+  return {.rows = place.rows, .cols = place.cols, .ranks = useful_ranks(place, step), .losses = {}};
+}
+
+/// The survey of one model: a walk over its layers with the probes of the model as it is, and of
+/// the model with one projection cut, for each projection met so far.
+class Survey {
+ public:
+  Survey(const Engine& engine, const CalibrationText& text, std::int64_t step)
+      : engine_(engine),
+        ops_(engine.ops()),
+        config_(with_useful_ranks(engine.config())),
+        text_(text),
+        step_(step),
+        pool_(engine.threads()) {
+    for (const auto* probes : {&text.running, &text.retrieving}) {
+      for (const Probe& probe : *probes) probes_.push_back(&probe);
+    }
+  }
+
+  std::vector<RankChoices> run(const CompressProgress& progress) {
+    const WeightSource& source = engine_.weights();
+    LayerRunner runner(ops_, config_, text_.longest());
+    std::vector<std::int64_t> lengths;
+    for (const auto& sequence : text_.sequences) lengths.push_back(std::ssize(sequence));
+    const RowStore x(ops_, lengths, config_.width);
+    for (std::size_t i = 0; i < lengths.size(); ++i) {
+      runner.embed(source, text_.sequences[i], x.of(i));
+    }
+    for (const Probe* probe : probes_) probe_lengths_.push_back(std::ssize(probe->tokens));
+    const RowStore whole(ops_, probe_lengths_, config_.width);
+    for (std::size_t i = 0; i < probes_.size(); ++i) {
+      runner.embed(source, probes_[i]->tokens, whole.of(i));
+    }
+    std::vector<RowStore> cut;  // [projections met so far]
+    for (std::int32_t i = 0; i < config_.layers; ++i) {
+      const auto step = [&] { progress("measuring", i, config_.layers); };
+      const Layer layer = load_layer(config_, i, source, ops_);
+      const std::vector<Factors> factors = cut_layer(runner, layer, i, x, step);
+      for (const RowStore& met : cut) {
+        step();
+        pass(runner, layer, met, met);
+      }
+      for (std::size_t k = 0; k < factors.size(); ++k) {
+        FactoredWeights weights(source);
+        weights.set(attention_places(config_, i)[k], factors[k], Dtype::f32);
+        cut.emplace_back(ops_, probe_lengths_, config_.width);
+        pass(runner, load_layer(config_, i, weights, ops_), whole, cut.back());
+      }
+      pass(runner, layer, whole, whole);
+    }
+    compare(whole, cut);
+    return std::move(choices_);
+  }
+
+ private:
+  /// Gathers the covariances of a layer's inputs on the way through it, and gives the factors of
+  /// its projections.
+  std::vector<Factors> cut_layer(LayerRunner& runner, const Layer& layer, std::int32_t index,
+                                 const RowStore& x, const std::function<void()>& step) {
+    Covariance of_input(config_.width);
+    Covariance of_heads(config_.attention().out_cols());
+    CovarianceReader reader(ops_);
+    for (std::size_t i = 0; i < text_.sequences.size(); ++i) {
+      step();
+      const Rows rows = x.of(i);
+      reader.add(runner.normed(layer, rows), of_input);
+      const Rows o = runner.attend(layer, text_.sequences[i], rows);
+      reader.add(o, of_heads);
+      runner.finish(layer, rows, o, rows);
+    }
+    regularize(of_input);
+    regularize(of_heads);
+    std::vector<Factors> factors;
+    for (const Place& place : attention_places(config_, index)) {
+      const bool output = place.role == Role::attention_output;
+      const auto decomposition = Decomposition::of_outputs(read_matrix(engine_.weights(), place),
+                                                           output ? of_heads : of_input);
+      RankChoices choices = choices_of(place, step_);
+      for (const std::int64_t rank : choices.ranks) {
+        choices.losses.push_back(decomposition.lost(rank));
+      }
+      choices_.push_back(std::move(choices));
+      const std::int64_t rank = probed_rank(place);
+      probed_.push_back(decomposition.lost(rank));
+      factors.push_back(decomposition.cut(rank));
+    }
+    return factors;
+  }
+
+  [[nodiscard]] std::int64_t probed_rank(const Place& place) const {
+    const auto numbers = static_cast<double>(place.rows * place.cols) * kProbedShare;
+    const auto rank =
+        static_cast<std::int64_t>(numbers / static_cast<double>(place.rows + place.cols));
+    return std::clamp<std::int64_t>(rank, 1, most_useful_rank(place.rows, place.cols));
+  }
+
+  void pass(LayerRunner& runner, const Layer& layer, const RowStore& from, const RowStore& to) {
+    for (std::size_t i = 0; i < probes_.size(); ++i) {
+      const Rows o = runner.attend(layer, probes_[i]->tokens, from.of(i));
+      runner.finish(layer, from.of(i), o, to.of(i));
+    }
+  }
+
+  /// Losses from shares of the output's error to divergence.
+  void compare(const RowStore& whole, const std::vector<RowStore>& cut) {
+    OutputHead head(ops_, config_, engine_.weights());
+    const auto logits = [&](const RowStore& store, std::size_t begin, std::size_t end) {
+      std::vector<float> all;
+      for (std::size_t i = begin; i < end; ++i) {
+        for (const RowRange& range : probes_[i]->rows) head.logits(store.of(i), range, all);
+      }
+      return all;
+    };
+    const std::size_t running = text_.running.size();
+    const std::array<std::pair<std::size_t, std::size_t>, 2> groups = {
+        {{0, running}, {running, probes_.size()}}};
+    for (const auto& [begin, end] : groups) {
+      const std::vector<float> expected = logits(whole, begin, end);
+      for (std::size_t i = 0; i < cut.size(); ++i) {
+        const double kl =
+            mean_kl(expected, logits(cut[i], begin, end), config_.vocab_size, pool_) / 2;
+        divergence_.resize(cut.size());
+        divergence_[i] += kl;
+      }
+    }
+    for (std::size_t i = 0; i < choices_.size(); ++i) {
+      // Rounding may make a divergence of nothing negative.
+      const double unit = probed_[i] > 0 ? std::max(divergence_[i], 0.0) / probed_[i] : 0;
+      for (double& loss : choices_[i].losses) loss *= unit;
+    }
+  }
+
+  const Engine& engine_;
+  Ops& ops_;
+  ModelConfig config_;
+  const CalibrationText& text_;
+  std::int64_t step_;
+  ThreadPool pool_;
+  std::vector<const Probe*> probes_;  // running, then retrieving
+  std::vector<std::int64_t> probe_lengths_;
+  std::vector<RankChoices> choices_;
+  std::vector<double> probed_;      // of each projection, the share lost at the rank that is probed
+  std::vector<double> divergence_;  // then
+};
+
+}  // namespace
+
+std::vector<Place> all_attention_places(const ModelConfig& config) {
+  std::vector<Place> places;
+  for (std::int32_t i = 0; i < config.layers; ++i) {
+    for (const Place& place : attention_places(config, i)) places.push_back(place);
+  }
+  return places;
+}
+
+std::vector<std::int64_t> useful_ranks(const Place& matrix, std::int64_t step) {
+  std::vector<std::int64_t> ranks;
+  for (std::int64_t rank = step; rank <= most_useful_rank(matrix.rows, matrix.cols); rank += step) {
+    ranks.push_back(rank);
+  }
+  return ranks;
+}
+
+Matrix read_matrix(const WeightSource& source, const Place& place) {
+  const MatrixSource rows = source.matrix(place);
+  Matrix matrix(place.rows, place.cols);
+  std::vector<std::byte> stored(static_cast<std::size_t>(row_bytes(rows.dtype, rows.cols)));
+  std::vector<float> numbers(static_cast<std::size_t>(rows.cols));
+  for (std::int64_t i = 0; i < rows.rows; ++i) {
+    rows.read(i, 1, stored.data());
+    dequantize_row(rows.dtype, stored.data(), rows.cols, numbers.data());
+    std::ranges::copy(numbers, matrix.row(i));
+  }
+  return matrix;
+}
+
+std::vector<RankChoices> singular_value_losses(const WeightSource& source,
+                                               const ModelConfig& config, std::int64_t step,
+                                               const CompressProgress& progress) {
+  std::vector<RankChoices> all;
+  for (const Place& place : all_attention_places(config)) {
+    progress("decomposing", place.layer, config.layers);
+    const auto decomposition = Decomposition::of_matrix(read_matrix(source, place));
+    RankChoices choices = choices_of(place, step);
+    for (const std::int64_t rank : choices.ranks) {
+      choices.losses.push_back(decomposition.lost(rank));
+    }
+    all.push_back(std::move(choices));
+  }
+  return all;
+}
+
+std::vector<RankChoices> measured_losses(const Engine& engine, const CalibrationText& text,
+                                         std::int64_t step, const CompressProgress& progress) {
+  return Survey(engine, text, step).run(progress);
+}
+
+}  // namespace sedpa

@@ -1,0 +1,115 @@
+// sedpa compress, as a user sees it.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/run.h"
+#include "tests/format/support.h"
+#include "tests/support/tiny_model.h"
+
+namespace sedpa::test {
+namespace {
+
+using nlohmann::json;
+using Words = std::vector<std::string>;
+
+const TinyModel kModel{
+    .layers = 2, .width = 64, .query_heads = 4, .kv_heads = 4, .head_dim = 16, .context = 4096};
+
+class CompressCommand : public testing::Test {
+ protected:
+  CompressCommand() {
+    write_tiny_model(model_, kModel);
+    std::ofstream text(text_);
+    for (int i = 0; i < 1500; ++i) text << "The snow fell all night, and nobody came.\n\n";
+  }
+
+  [[nodiscard]] Words command(const std::string& output, const Words& more = {}) const {
+    // A byte is a token of this model.
+    Words words = {"compress", "-m",        model_, "-o",        output, "--text",
+                   text_,      "--context", "2048", "--threads", "2",    "--calibration-tokens",
+                   "8192"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+  static json run(Words words) {
+    words.emplace_back("--json");
+    const Outcome outcome = run_sedpa(words);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.error;
+    return json::parse(outcome.out);
+  }
+  void expect_refusal(const Words& words, int exit_code,
+                      std::initializer_list<std::string_view> parts) const {
+    const Outcome outcome = run_sedpa(words);
+    SCOPED_TRACE(outcome.error);
+    EXPECT_EQ(outcome.exit_code, exit_code);
+    EXPECT_EQ(outcome.error_lines(), 1);
+    EXPECT_EQ(outcome.out, "");
+    for (const std::string_view part : parts) {
+      EXPECT_NE(outcome.error.find(part), std::string::npos) << "it lacks: " << part;
+    }
+  }
+
+  TempDir folder_;
+  std::string model_ = folder_ / "model.gguf";
+  std::string text_ = folder_ / "text.txt";
+  std::string output_ = folder_ / "small.gguf";
+};
+
+TEST_F(CompressCommand, WritesAModelThatEveryCommandRuns) {
+  const json report = run(command(output_, {"--attention-parameters", "-25%"}));
+  EXPECT_LE(report["attention_parameters_change"], -0.25);
+  EXPECT_LT(report["parameters"], report["parameters_before"]);
+  const json info = run({"info", "-m", output_, "--context", "64"});
+  EXPECT_EQ(info["parameters"], report["parameters"]);
+  EXPECT_EQ(info["attention_parameters"], report["attention_parameters"]);
+  EXPECT_GT(info["low_rank_matrices"], 0);
+  EXPECT_EQ(info["max_rank"] > 0, true);
+  EXPECT_EQ(info["file_bytes"], std::filesystem::file_size(output_));
+  const json words = run({"generate", "-m", output_, "-p", "The snow", "-n", "4"});
+  EXPECT_EQ(words["generated_tokens"].is_number(), true);
+  expect_refusal({"compress", "-m", output_, "-o", folder_ / "twice.gguf", "--text", text_,
+                  "--context", "2048"},
+                 1, {"is compressed already"});
+}
+
+TEST_F(CompressCommand, GoesByAPatternAsPublished) {
+  const std::string pattern = folder_ / "pattern";
+  write_tiny_pattern(pattern, kModel.layers, kModel.kv_heads);
+  const json report = run(command(
+      output_, {"--recipe", "paper", "--pattern", pattern, "--attention-parameters", "-20%"}));
+  EXPECT_EQ(report["recipe"], "paper");
+  EXPECT_LE(report["attention_parameters_change"], -0.2);
+  const std::string other = folder_ / "other";
+  write_tiny_pattern(other, kModel.layers + 1, kModel.kv_heads);
+  expect_refusal(command(folder_ / "o.gguf", {"--recipe", "paper", "--pattern", other}), 1,
+                 {"3", "2"});
+}
+
+TEST_F(CompressCommand, RefusesWhatMakesNoSense) {
+  const auto bad = [&](const Words& more, std::initializer_list<std::string_view> parts) {
+    expect_refusal(command(output_, more), 2, parts);
+  };
+  bad({"--attention-parameters", "25%"}, {"25%", "-25%"});
+  bad({"--attention-parameters", "-100%"}, {"-100%"});
+  bad({"--attention-parameters", "-25"}, {"-25"});
+  bad({"--attention-parameters", "-25%", "--max-kl", "0.1"}, {"two budgets"});
+  bad({"--max-kl", "-1"}, {"--max-kl"});
+  bad({"--max-kl", "nan"}, {"--max-kl"});
+  bad({"--recipe", "paper"}, {"--pattern"});
+  bad({"--recipe", "paper", "--pattern", "p", "--max-kl", "0.1"}, {"--max-kl"});
+  bad({"--pattern", "p"}, {"calibrated"});
+  bad({"--type", "q4_0"}, {"--type"});
+  bad({"--rope-freq-base", "1e6"}, {"--rope-freq-base"});
+  expect_refusal(command(output_, {"--attention-parameters", "-80%"}), 1, {"at most"});
+  expect_refusal(command(output_, {"--memory-limit", "1M"}), 1,
+                 {"--memory-limit", "--calibration-tokens"});
+  expect_refusal(command(model_), 1, {"is the model itself"});
+  expect_refusal(command(folder_ / "no/such.gguf"), 1, {"such.gguf"});
+  EXPECT_FALSE(std::filesystem::exists(output_));
+}
+
+}  // namespace
+}  // namespace sedpa::test
