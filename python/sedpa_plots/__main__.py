@@ -1,10 +1,10 @@
-"""python3 -m sedpa_plots heads|compare|masking|needles FILE... -o PICTURE"""
+"""python3 -m sedpa_plots heads|compare|masking|needles|frontier FILE... -o PICTURE"""
 import argparse
 import pathlib
 import sys
 
 from sedpa_plots import figures
-from sedpa_plots.files import FileError, read_cases, read_heads
+from sedpa_plots.files import FileError, read_cases, read_heads, read_settings
 
 
 def name_of(path):
@@ -21,6 +21,13 @@ def draw(options):
         first, second = options.files
         return figures.compare(read_heads(first), read_heads(second),
                                (name_of(first), name_of(second)))
+    if options.picture == "frontier":
+        [path] = options.files
+        settings = read_settings(path)
+        for test in {"passkey", "niah"} & {options.loss}:
+            if any(line[test] is None for line in settings):
+                raise FileError(f"{path}: its settings were not asked for {test}")
+        return figures.frontier(settings, title or name_of(path), options.loss, options.cost)
     cases = [case for path in options.files for case in read_cases(path)]
     if options.picture == "masking":
         if not any("mask" in case for case in cases):
@@ -31,12 +38,14 @@ def draw(options):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="sedpa-plots", description="Pictures of sedpa's results.")
-    parser.add_argument("picture", choices=("heads", "compare", "masking", "needles"))
+    parser.add_argument("picture", choices=("heads", "compare", "masking", "needles", "frontier"))
     parser.add_argument("files", nargs="+", help="pattern directories, tables (.tsv) or JSON lines")
     parser.add_argument("-o", "--output", required=True, help="the picture: .png, .pdf or .svg")
     parser.add_argument("--title")
+    parser.add_argument("--loss", choices=figures.LOSSES, default="kl", help="of frontier")
+    parser.add_argument("--cost", choices=figures.COSTS, default="decode_bytes", help="of frontier")
     options = parser.parse_args(arguments)
-    wanted = {"heads": 1, "compare": 2}.get(options.picture)
+    wanted = {"heads": 1, "compare": 2, "frontier": 1}.get(options.picture)
     if wanted and len(options.files) != wanted:
         parser.error(f"{options.picture} takes {wanted} file(s), not {len(options.files)}")
     try:

@@ -123,3 +123,56 @@ def needles(cases, title):
             axes.text(column, row, f"{score:.2f}", ha="center", va="center",
                       color="black" if score > 0.6 else "white", fontsize=8)
     return figure
+
+
+LOSSES = {"kl": ("KL divergence from the model as it is", lambda line, first: line["kl_divergence"]),
+          "perplexity": ("share by which perplexity grows",
+                         lambda line, first: line["perplexity"] / first["perplexity"] - 1),
+          "passkey": ("passkeys lost", lambda line, first: first["passkey"] - line["passkey"]),
+          "niah": ("needles lost", lambda line, first: first["niah"] - line["niah"])}
+COSTS = {"decode_bytes": ("MB that a step reads", lambda line: line["decode_bytes_per_token"] / 1e6),
+         "decode": ("ms a token written",
+                    lambda line: 1e3 * line["decode_seconds"] / line["generated_tokens"]),
+         "prefill": ("ms a token read",
+                     lambda line: 1e3 * line["prefill_seconds"] / line["prompt_tokens"]),
+         "kv": ("MB of KV cache", lambda line: line["kv_bytes"] / 1e6),
+         "parameters": ("million parameters", lambda line: line["parameters"] / 1e6)}
+
+
+def unbeaten(points):
+    """Indices of the (cost, loss) pairs that no other is at least as good as in both and better
+    than in one, by ascending cost."""
+    def beaten(point):
+        return any(cost <= point[0] and loss <= point[1] and (cost, loss) != point
+                   for cost, loss in points)
+    return sorted((i for i, point in enumerate(points) if not beaten(point)),
+                  key=lambda i: points[i])
+
+
+def name_of_setting(line):
+    parts = []
+    if line["sparsity"]:
+        parts.append(f"s {line['sparsity']:g}")
+    if line["retrieval_window"]:
+        parts.append("W " + ",".join(map(str, line["retrieval_window"])))
+    return " ".join(parts) or "full"
+
+
+def frontier(settings, title, loss="kl", cost="decode_bytes"):
+    """Loss over cost: a colour for each model, a line through the settings that none beats."""
+    loss_label, loss_of = LOSSES[loss]
+    cost_label, cost_of = COSTS[cost]
+    points = [(cost_of(line), loss_of(line, settings[0])) for line in settings]
+    figure, axes = plt.subplots(constrained_layout=True, figsize=(7, 5))
+    best = [points[i] for i in unbeaten(points)]
+    axes.plot(*zip(*best), color="tab:grey", linestyle="--", label="none is better")
+    models = list(dict.fromkeys(line["model"] for line in settings))
+    for model in models:
+        own = [i for i, line in enumerate(settings) if line["model"] == model]
+        axes.scatter(*zip(*(points[i] for i in own)), label=model.rsplit("/", 1)[-1])
+    for point, line in zip(points, settings):
+        axes.annotate(name_of_setting(line), point, textcoords="offset points", xytext=(4, 4),
+                      fontsize=7)
+    axes.set(title=title, xlabel=cost_label, ylabel=loss_label)
+    axes.legend(fontsize=8)
+    return figure

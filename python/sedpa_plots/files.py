@@ -52,3 +52,13 @@ def read_cases(path):
     if not cases:
         raise FileError(f"{path}: no results of a needle test in it")
     return cases
+
+
+def read_settings(path):
+    """The lines of `sedpa eval frontier`, one a setting; the reference first."""
+    settings = [line for line in read_lines(path)
+                if isinstance(line, dict) and {"kl_divergence", "kv_bytes", "decode_seconds"}
+                <= line.keys()]
+    if not settings:
+        raise FileError(f"{path}: no results of eval frontier in it")
+    return settings

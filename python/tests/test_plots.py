@@ -42,7 +42,23 @@ CASES = [masked("none", 0, None, 1.0), masked("none", 0, None, 0.5), masked("top
          masked("bottom", 10, None, 0.75)]
 
 
+def setting(model, kl, read, window=None):
+    return {"model": model, "sparsity": 0.5, "retrieval_window": window, "kl_divergence": kl,
+            "perplexity": 20 * (1 + kl), "passkey": 1.0, "niah": None, "parameters": 10 ** 6,
+            "kv_bytes": read // 2, "decode_bytes_per_token": read, "generated_tokens": 4,
+            "decode_seconds": 0.1, "prompt_tokens": 8, "prefill_seconds": 0.1}
+
+
+SETTINGS = [setting("a/full.gguf", 0.0, 900), setting("a/full.gguf", 0.1, 700, [4, 8, 32]),
+            setting("a/small.gguf", 0.2, 800), setting("a/small.gguf", 0.3, 600, [4, 8, 32])]
+
+
 class Numbers(unittest.TestCase):
+    def test_unbeaten_settings_lose_less_or_cost_less_than_any_other(self):
+        points = [(9, 0), (7, 1), (8, 2), (6, 3), (6, 3), (9, 1)]
+        self.assertEqual(figures.unbeaten(points), [3, 4, 1, 0])
+        self.assertEqual(figures.unbeaten([(1, 1)]), [0])
+
     def test_masking_curves_begin_unmasked_and_average_random_sets(self):
         curves = dict(figures.masking_curves(CASES))
         self.assertEqual(list(curves), ["top", "random", "bottom"])
@@ -70,6 +86,7 @@ class Pictures(unittest.TestCase):
             (self.folder / name).mkdir()
             (self.folder / name / "full_attention_heads.tsv").write_text(gates)
         self.put("mask.jsonl", [{"settings": {}}, *CASES, {"cases": 2, "score": 0.3}])
+        self.put("frontier.jsonl", [{"settings": {}}, *SETTINGS, {"pareto": [], "loss": "kl"}])
 
     def put(self, name, objects):
         path = self.folder / name
@@ -82,11 +99,17 @@ class Pictures(unittest.TestCase):
     def test_every_picture_is_written(self):
         for picture, files, suffix in (("heads", ["a"], "png"), ("compare", ["a", "b"], "svg"),
                                        ("masking", ["mask.jsonl"], "png"),
-                                       ("needles", ["mask.jsonl"], "pdf")):
+                                       ("needles", ["mask.jsonl"], "pdf"),
+                                       ("frontier", ["frontier.jsonl"], "png")):
             out = self.folder / f"{picture}.{suffix}"
             files = [self.path(file) for file in files]
             self.assertEqual(main([picture, *files, "-o", str(out)]), 0, picture)
             self.assertGreater(out.stat().st_size, 1000)
+
+    def test_a_frontier_of_every_loss_and_cost(self):
+        for loss in ("kl", "perplexity", "passkey"):
+            for cost in figures.COSTS:
+                figures.plt.close(figures.frontier(SETTINGS, "title", loss, cost))
 
     def test_the_shipped_patterns_are_read(self):
         shipped = pathlib.Path(__file__).resolve().parents[2] / "attn_patterns"
@@ -112,7 +135,10 @@ class Pictures(unittest.TestCase):
         self.refused(["compare", self.path("a"), self.path("c")], "2 x 2", "1 x 3")
         plain = self.put("plain.jsonl", [{"prompt_tokens": 1, "depth": 0, "score": 1}])
         self.refused(["masking", str(plain)], "plain.jsonl", "masked")
-        self.refused(["needles", str(self.put("empty.jsonl", [{"settings": {}}]))], "empty.jsonl")
+        empty = str(self.put("empty.jsonl", [{"settings": {}}]))
+        self.refused(["needles", empty], "empty.jsonl")
+        self.refused(["frontier", empty], "empty.jsonl", "frontier")
+        self.refused(["frontier", self.path("frontier.jsonl"), "--loss", "niah"], "niah")
 
     def test_a_line_that_was_not_finished_is_left_out(self):
         path = self.folder / "cut.jsonl"
