@@ -37,6 +37,12 @@ Dtype factor_type(const Engine& engine, const CompressOptions& options) {
   return block_size(own) > 1 ? Dtype::q8_0 : own;
 }
 
+/// A directory's name may end with a slash; names beside it do not begin there.
+std::string without_slash(std::string path) {
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  return path;
+}
+
 class Compression {
  public:
   Compression(const Engine& engine, const CalibrationText& text, const CompressOptions& options,
@@ -46,8 +52,8 @@ class Compression {
         config_(with_useful_ranks(engine.config())),
         text_(text),
         options_(options),
-        output_(output),
-        parts_(output + ".parts"),
+        output_(without_slash(output)),
+        parts_(output_ + ".parts"),
         progress_(progress),
         type_(factor_type(engine, options)),
         places_(all_attention_places(config_)),
