@@ -79,8 +79,9 @@ CompressOptions compress_options(const Options& options) {
   if (paper && options.heads.pattern.empty()) {
     throw UsageError("--recipe paper needs a --pattern: it goes by which heads retrieve");
   }
-  if (!paper && !options.heads.pattern.empty()) {
-    throw UsageError("--pattern means nothing to --recipe calibrated, which measures instead");
+  if (!paper && (!options.heads.pattern.empty() || options.heads.sparsity)) {
+    throw UsageError(
+        "--pattern and --sparsity mean nothing to --recipe calibrated, which measures instead");
   }
   if (!paper && !result.cut && !result.max_kl) result.cut = kUsualCut;
   if (options.model.rope_base || options.model.rope_scaling) {
@@ -219,7 +220,6 @@ void report(const Options& options, const Engine& engine, const CompressResult& 
 
 void run(const Options& options) {
   CompressOptions wanted = compress_options(options);
-  (void)head_request(options.heads);  // usage is checked before files
   const auto start = std::chrono::steady_clock::now();
   const auto engine = open_engine(options.model);
   if (options.recipe == "paper") wanted.published = plan_heads(options.heads, *engine).plan;
@@ -244,7 +244,6 @@ void add_compress(CLI::App& app) {
   CLI::App& command = *app.add_subcommand(
       "compress", "store the attention projections as low-rank factors, in a file of their own");
   add_model_options(command, options->model);
-  add_head_options(command, options->heads);
   const std::string group = "Compression";
   command.add_option("-o,--output", options->output, "the file, or directory, to write")
       ->required()
@@ -260,9 +259,22 @@ void add_compress(CLI::App& app) {
       ->group(group);
   command
       .add_option("--attention-parameters", options->budget,
-                  "the share of query, key, value and output numbers to take away; default: -25%, "
-                  "paper: its own point, without which its floor and exceptions are lifted")
+                  "the share of query, key, value and output numbers to take away, -25% where "
+                  "nothing is said; paper: its own point where nothing is said, else without its "
+                  "floor and exceptions")
       ->type_name("-P%")
+      ->group(group);
+  CLI::Option* pattern =
+      command
+          .add_option("--pattern", options->heads.pattern,
+                      "paper: attention pattern that says which KV heads retrieve")
+          ->type_name("DIR")
+          ->group(group);
+  command
+      .add_option("--sparsity", options->heads.sparsity, "paper: share of them that do not; 0.5")
+      ->check(share())
+      ->needs(pattern)
+      ->type_name("S")
       ->group(group);
   command
       .add_option("--max-kl", options->max_kl,

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "sedpa/compress/checkpoint_writer.h"
+#include "sedpa/compress/covariance.h"
 #include "sedpa/compress/factored_weights.h"
 #include "sedpa/compress/low_rank.h"
 #include "sedpa/compress/published.h"
@@ -36,6 +37,12 @@ Dtype factor_type(const Engine& engine, const CompressOptions& options) {
   return block_size(own) > 1 ? Dtype::q8_0 : own;
 }
 
+/// A directory's name may end with a slash; names beside it do not begin there.
+std::string without_slash(std::string path) {
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  return path;
+}
+
 class Compression {
  public:
   Compression(const Engine& engine, const CalibrationText& text, const CompressOptions& options,
@@ -45,8 +52,8 @@ class Compression {
         config_(with_useful_ranks(engine.config())),
         text_(text),
         options_(options),
-        output_(output),
-        parts_(output + ".parts"),
+        output_(without_slash(output)),
+        parts_(output_ + ".parts"),
         progress_(progress),
         type_(factor_type(engine, options)),
         places_(all_attention_places(config_)),
@@ -235,12 +242,13 @@ class Compression {
   }
 
   /// Replaces one projection; `inputs` null: by its singular values.
-  void replace(const Place& place, std::size_t projection, const Covariance* inputs) {
+  void replace(const Place& place, std::size_t projection, const Matrix* inputs) {
     const std::int64_t rank = rank_of(place, projection);
     if (rank == 0) return;
     Matrix w = read_matrix(engine_.weights(), place);
-    const Decomposition decomposition = inputs != nullptr ? Decomposition::compensated(w, *inputs)
-                                                          : Decomposition::of_matrix(std::move(w));
+    const Decomposition decomposition = inputs != nullptr
+                                            ? Decomposition::of_outputs(std::move(w), *inputs)
+                                            : Decomposition::of_matrix(std::move(w));
     weights_->set(place, decomposition.cut(rank), type_);
   }
 
@@ -251,25 +259,28 @@ class Compression {
     return hash.digits();
   }
 
-  /// All layers, one after the other, in the original and in the compressed model side by side.
+  /// All layers, one after the other: the text through the compressed model, the probes through
+  /// both.
   void factorize() {
     weights_ = std::make_unique<FactoredWeights>(engine_.weights());
     LayerRunner runner(ops_, config_, std::max<std::int64_t>(text_.longest(), 1));
-    Sides text(*this, runner, sequences());
-    Sides probes(*this, runner, probe_tokens());
+    Stream text(*this, runner, sequences());
+    Stream original_probes(*this, runner, probe_tokens());
+    Stream probes(*this, runner, probe_tokens());
     for (std::int32_t i = 0; i < config_.layers; ++i) {
       const Layer original = load_layer(config_, i, engine_.weights(), ops_);
       const std::string path = (parts_ / fmt::format("layer-{:04}.gguf", i)).string();
-      if (weights_->load_layer(i, path, label())) {
-        const Layer compressed = load_layer(config_, i, *weights_, ops_);
-        text.pass(original, compressed, i);
-      } else {
+      const bool done = weights_->load_layer(i, path, label());
+      if (!done) {
         factorize_layer(original, i, text);
         weights_->save_layer(i, path, label());
       }
-      probes.pass(original, load_layer(config_, i, *weights_, ops_), i);
+      const Layer compressed = load_layer(config_, i, *weights_, ops_);
+      if (done) text.pass(compressed, i);
+      original_probes.pass(original, i);
+      probes.pass(compressed, i);
     }
-    measure(probes);
+    measure(original_probes, probes);
   }
 
   [[nodiscard]] std::vector<std::span<const std::int32_t>> sequences() const {
@@ -286,18 +297,15 @@ class Compression {
     return all;
   }
 
-  /// The same sequences in the original and in the compressed model.
-  struct Sides {
-    Sides(Compression& in, LayerRunner& with, std::vector<std::span<const std::int32_t>> of)
+  /// Sequences on their way through a model's layers.
+  struct Stream {
+    Stream(Compression& in, LayerRunner& with, std::vector<std::span<const std::int32_t>> of)
         : compression(in),
           runner(with),
           tokens(std::move(of)),
-          original(in.ops_, lengths(), in.config_.width),
-          arriving(in.ops_, lengths(), in.config_.width),
-          heads(in.ops_, lengths(), in.config_.attention().out_cols()) {
+          x(in.ops_, lengths(), in.config_.width) {
       for (std::size_t i = 0; i < tokens.size(); ++i) {
-        runner.embed(in.engine_.weights(), tokens[i], original.of(i));
-        runner.embed(in.engine_.weights(), tokens[i], arriving.of(i));
+        runner.embed(in.engine_.weights(), tokens[i], x.of(i));
       }
     }
 
@@ -306,31 +314,22 @@ class Compression {
       for (const auto& sequence : tokens) all.push_back(std::ssize(sequence));
       return all;
     }
-
-    /// Through a layer, both.
-    void pass(const Layer& as_it_was, const Layer& compressed, std::int32_t index) {
+    void pass(const Layer& layer, std::int32_t index) {
       for (std::size_t i = 0; i < tokens.size(); ++i) {
         compression.show(index);
-        step(as_it_was, i, original);
-        step(compressed, i, arriving);
+        runner.finish(layer, x.of(i), runner.attend(layer, tokens[i], x.of(i)), x.of(i));
       }
-    }
-    void step(const Layer& layer, std::size_t i, const RowStore& x) {
-      const Rows o = runner.attend(layer, tokens[i], x.of(i));
-      runner.finish(layer, x.of(i), o, x.of(i));
     }
 
     Compression& compression;
     LayerRunner& runner;
     std::vector<std::span<const std::int32_t>> tokens;
-    RowStore original;
-    RowStore arriving;
-    RowStore heads;  // of the compressed model, within a layer
+    RowStore x;
   };
 
   /// Query, key and value first, of what arrives at the layer; then the output projection, of the
-  /// heads that those give.
-  void factorize_layer(const Layer& original, std::int32_t index, Sides& text) {
+  /// heads that those give. The text goes through the layer on the way.
+  void factorize_layer(const Layer& original, std::int32_t index, Stream& text) {
     const auto places = attention_places(config_, index);
     if (options_.published) {
       show(index);
@@ -340,40 +339,35 @@ class Compression {
     LayerRunner& runner = text.runner;
     CovarianceReader reader(ops_);
     {
-      Covariance inputs(config_.width);
+      Matrix inputs(config_.width, config_.width);
       for (std::size_t i = 0; i < text.tokens.size(); ++i) {
-        show(index);
-        reader.read_original(runner.normed(original, text.original.of(i)));
-        (void)reader.add_arriving(runner.normed(original, text.arriving.of(i)), inputs);
+        (void)reader.add(runner.normed(original, text.x.of(i)), inputs);
       }
       regularize(inputs);
-      for (std::size_t i = 0; i < 3; ++i) replace(places[i], i, &inputs);
+      for (std::size_t i = 0; i + 1 < kProjections; ++i) replace(places[i], i, &inputs);
     }
+    const RowStore heads(ops_, text.lengths(), config_.attention().out_cols());
     {
       const Layer heads_cut = load_layer(config_, index, *weights_, ops_);
-      Covariance inputs(config_.attention().out_cols());
+      Matrix inputs(config_.attention().out_cols(), config_.attention().out_cols());
       for (std::size_t i = 0; i < text.tokens.size(); ++i) {
         show(index);
-        const Rows x = text.original.of(i);
-        const Rows o = runner.attend(original, text.tokens[i], x);
-        reader.read_original(o);
-        runner.finish(original, x, o, x);
-        const Rows arriving = runner.attend(heads_cut, text.tokens[i], text.arriving.of(i));
-        const auto numbers = std::as_bytes(reader.add_arriving(arriving, inputs));
-        ops_.copy_from_host(numbers.data(), reinterpret_cast<std::byte*>(text.heads.of(i).data),
+        const Rows o = runner.attend(heads_cut, text.tokens[i], text.x.of(i));
+        const auto numbers = std::as_bytes(reader.add(o, inputs));
+        ops_.copy_from_host(numbers.data(), reinterpret_cast<std::byte*>(heads.of(i).data),
                             numbers.size());
       }
       regularize(inputs);
-      replace(places[3], 3, &inputs);
+      replace(places.back(), kProjections - 1, &inputs);
     }
     const Layer compressed = load_layer(config_, index, *weights_, ops_);
     for (std::size_t i = 0; i < text.tokens.size(); ++i) {
-      const Rows x = text.arriving.of(i);
-      runner.finish(compressed, x, text.heads.of(i), x);
+      show(index);
+      runner.finish(compressed, text.x.of(i), heads.of(i), text.x.of(i));
     }
   }
 
-  void measure(const Sides& probes) {
+  void measure(const Stream& original, const Stream& compressed) {
     OutputHead head(ops_, config_, engine_.weights());
     std::size_t index = 0;
     const auto divergence = [&](const std::vector<Probe>& group) {
@@ -381,8 +375,8 @@ class Compression {
       std::vector<float> found;
       for (const Probe& probe : group) {
         for (const RowRange& range : probe.rows) {
-          head.logits(probes.original.of(index), range, expected);
-          head.logits(probes.arriving.of(index), range, found);
+          head.logits(original.x.of(index), range, expected);
+          head.logits(compressed.x.of(index), range, found);
         }
         ++index;
       }
@@ -451,7 +445,7 @@ MemoryPlan plan_compression(const Engine& engine, const CalibrationText& text,
   const std::int64_t measuring =
       options.published ? 0
                         : config.width * (tokens + probes * (1 + 4 * std::int64_t{config.layers}));
-  const std::int64_t cutting = (2 * std::int64_t{config.width} + heads) * (tokens + probes);
+  const std::int64_t cutting = (config.width + heads) * tokens + 2 * config.width * probes;
   const std::int64_t widest = std::max<std::int64_t>(config.width, heads);
   constexpr std::int64_t kMatrices =
       8;  // in f64 at once: covariances, and what a cut makes of them

@@ -30,14 +30,13 @@ Matrix multiply(const Matrix& x, const Matrix& y, Transposed transposed) {
   return product;
 }
 
-void add_products(const Matrix& x, const Matrix& y, Matrix& sum) {
-  if (x.rows != y.rows || x.cols != sum.rows || y.cols != sum.cols) {
-    fail("products of rows [{}, {}] and [{}, {}] do not add up to {} x {}", x.rows, x.cols, y.rows,
-         y.cols, sum.rows, sum.cols);
+void add_products(const Matrix& x, Matrix& sum) {
+  if (x.cols != sum.rows || x.cols != sum.cols) {
+    fail("products of rows of {} numbers do not add up to {} x {}", x.cols, sum.rows, sum.cols);
   }
   cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, as_int(sum.rows), as_int(sum.cols),
-              as_int(x.rows), 1.0, x.numbers.data(), as_int(x.cols), y.numbers.data(),
-              as_int(y.cols), 1.0, sum.numbers.data(), as_int(sum.cols));
+              as_int(x.rows), 1.0, x.numbers.data(), as_int(x.cols), x.numbers.data(),
+              as_int(x.cols), 1.0, sum.numbers.data(), as_int(sum.cols));
 }
 
 Eigen eigen(Matrix symmetric) {
@@ -55,20 +54,6 @@ Eigen eigen(Matrix symmetric) {
     std::reverse_copy(symmetric.row(i), symmetric.row(i) + n, found.vectors.row(i));
   }
   return found;
-}
-
-Matrix divide(const Matrix& right, Matrix positive) {
-  const int n = as_int(positive.rows);
-  if (right.cols != positive.rows) {
-    fail("a matrix of {} columns cannot be divided by one of {}", right.cols, positive.rows);
-  }
-  Matrix quotient = right;
-  // LAPACK sees the transposes: positive' = positive, and the rows of `right` as columns.
-  if (LAPACKE_dposv(LAPACK_COL_MAJOR, 'U', n, as_int(right.rows), positive.numbers.data(), n,
-                    quotient.numbers.data(), n) != 0) {
-    fail("a matrix of {} x {} is not positive definite", n, n);
-  }
-  return quotient;
 }
 
 }  // namespace sedpa

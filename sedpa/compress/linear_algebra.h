@@ -28,8 +28,8 @@ enum class Transposed : std::uint8_t { none, left, right };
 /// x y, x' y or x y'. Throws Error when the shapes do not fit.
 [[nodiscard]] Matrix multiply(const Matrix& x, const Matrix& y,
                               Transposed transposed = Transposed::none);
-/// sum += x' y for rows x [n, sum.rows] and y [n, sum.cols].
-void add_products(const Matrix& x, const Matrix& y, Matrix& sum);
+/// sum += x' x for rows x [n, sum.cols].
+void add_products(const Matrix& x, Matrix& sum);
 
 /// A symmetric matrix's eigenvalues, the largest first, and its eigenvectors in that order, as
 /// columns. Throws Error when it holds a number that is not finite or LAPACK does not converge.
@@ -38,9 +38,5 @@ struct Eigen {
   Matrix vectors;              // [n, n]
 };
 [[nodiscard]] Eigen eigen(Matrix symmetric);
-
-/// z with z positive = right: `positive` [n, n] symmetric and positive definite, right [m, n].
-/// Throws Error when it is not.
-[[nodiscard]] Matrix divide(const Matrix& right, Matrix positive);
 
 }  // namespace sedpa

@@ -6,7 +6,7 @@
 
 namespace sedpa {
 
-Decomposition::Decomposition(Matrix m, const Matrix& energy) : m_(std::move(m)) {
+Decomposition::Decomposition(Matrix w, const Matrix& energy) : w_(std::move(w)) {
   Eigen found = eigen(energy);
   directions_ = std::move(found.vectors);
   // Rounding may leave eigenvalues a little below zero.
@@ -26,14 +26,9 @@ Decomposition Decomposition::of_matrix(Matrix w) {
   return {std::move(w), energy};
 }
 
-Decomposition Decomposition::of_outputs(Matrix w, const Covariance& inputs) {
-  const Matrix energy = multiply(multiply(w, inputs.arriving), w, Transposed::right);
+Decomposition Decomposition::of_outputs(Matrix w, const Matrix& inputs) {
+  const Matrix energy = multiply(multiply(w, inputs), w, Transposed::right);
   return {std::move(w), energy};
-}
-
-Decomposition Decomposition::compensated(const Matrix& w, const Covariance& inputs) {
-  Matrix m = divide(multiply(w, inputs.crossed), inputs.arriving);
-  return of_outputs(std::move(m), inputs);
 }
 
 double Decomposition::lost(std::int64_t rank) const {
@@ -50,7 +45,7 @@ Factors Decomposition::cut(std::int64_t rank) const {
   for (std::int64_t i = 0; i < rows(); ++i) {
     std::copy_n(directions_.row(i), rank, u.row(i));
   }
-  const Matrix b = multiply(u, m_, Transposed::left);
+  const Matrix b = multiply(u, w_, Transposed::left);
   factors.a.assign(u.numbers.begin(), u.numbers.end());
   factors.b.assign(b.numbers.begin(), b.numbers.end());
   return factors;

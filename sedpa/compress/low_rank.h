@@ -3,7 +3,6 @@
 #include <span>
 #include <vector>
 
-#include "sedpa/compress/covariance.h"
 #include "sedpa/compress/linear_algebra.h"
 
 namespace sedpa {
@@ -15,22 +14,19 @@ struct Factors {
   std::int64_t rank = 0;
 };
 
-/// The directions of a projection's output in order of what they carry, and a matrix that is to be
-/// cut to the first of them: of all A B of rank r, A = U_r, B = U_r' M loses least.
+/// The directions of a projection's output in order of what they carry: of all A B of rank r, A =
+/// U_r, B = U_r' W loses least.
 class Decomposition {
  public:
   /// W by itself: the truncated singular value decomposition (Eckart and Young 1936); errors are
   /// squared singular values.
   [[nodiscard]] static Decomposition of_matrix(Matrix w);
   /// W by what its output carries on the calibration text: U are eigenvectors of W S W' with S the
-  /// covariance of the input, which needs no inverse (Swift-SVD, arXiv 2604.01609, section 3).
-  [[nodiscard]] static Decomposition of_outputs(Matrix w, const Covariance& inputs);
-  /// The same with W replaced by the matrix M that gives, of inputs as they arrive, the closest to
-  /// the outputs of the original: M = W (sum x y') (sum y y')^-1 (AA-SVD, arXiv 2604.02119).
-  [[nodiscard]] static Decomposition compensated(const Matrix& w, const Covariance& inputs);
+  /// covariance of the input, which needs no inverse (Swift-SVD, arXiv 2604.01609).
+  [[nodiscard]] static Decomposition of_outputs(Matrix w, const Matrix& inputs);
 
-  [[nodiscard]] std::int64_t rows() const { return m_.rows; }
-  [[nodiscard]] std::int64_t cols() const { return m_.cols; }
+  [[nodiscard]] std::int64_t rows() const { return w_.rows; }
+  [[nodiscard]] std::int64_t cols() const { return w_.cols; }
   /// The squared error of the output that cutting to a rank leaves, as a share of its square:
   /// 1 at rank 0, 0 at full rank, falling and convex.
   [[nodiscard]] double lost(std::int64_t rank) const;
@@ -38,9 +34,9 @@ class Decomposition {
   [[nodiscard]] Factors cut(std::int64_t rank) const;
 
  private:
-  Decomposition(Matrix m, const Matrix& energy);
+  Decomposition(Matrix w, const Matrix& energy);
 
-  Matrix m_;
+  Matrix w_;
   Matrix directions_;         // [rows, rows], as columns
   std::vector<double> lost_;  // [rows + 1], by rank
 };

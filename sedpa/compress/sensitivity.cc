@@ -5,6 +5,7 @@
 #include <cmath>
 #include <optional>
 
+#include "sedpa/compress/covariance.h"
 #include "sedpa/compress/factored_weights.h"
 #include "sedpa/compress/low_rank.h"
 #include "sedpa/core/thread_pool.h"
@@ -76,15 +77,16 @@ class Survey {
   /// its projections.
   std::vector<Factors> cut_layer(LayerRunner& runner, const Layer& layer, std::int32_t index,
                                  const RowStore& x, const std::function<void()>& step) {
-    Covariance of_input(config_.width);
-    Covariance of_heads(config_.attention().out_cols());
+    const std::int64_t head_cols = config_.attention().out_cols();
+    Matrix of_input(config_.width, config_.width);
+    Matrix of_heads(head_cols, head_cols);
     CovarianceReader reader(ops_);
     for (std::size_t i = 0; i < text_.sequences.size(); ++i) {
       step();
       const Rows rows = x.of(i);
-      reader.add(runner.normed(layer, rows), of_input);
+      (void)reader.add(runner.normed(layer, rows), of_input);
       const Rows o = runner.attend(layer, text_.sequences[i], rows);
-      reader.add(o, of_heads);
+      (void)reader.add(o, of_heads);
       runner.finish(layer, rows, o, rows);
     }
     regularize(of_input);

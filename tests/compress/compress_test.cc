@@ -322,7 +322,7 @@ TEST_F(Compress, DirectoriesStayDirectories) {
     fold(text.running[0].tokens);
     fold(text.retrieving[0].tokens);
     const Engine engine(f32_engine(model));
-    const CompressResult result = compress(engine, text, {.cut = 0.1}, output, kSilent);
+    const CompressResult result = compress(engine, text, {.cut = 0.1}, output + "/", kSilent);
     expect_counted(result, output);
     EXPECT_GT(Engine(f32_engine(output)).weight_plan().low_rank_matrices, 0);
     EXPECT_THROW((void)compress(engine, text, {.cut = 0.1}, output, kSilent), Error);
