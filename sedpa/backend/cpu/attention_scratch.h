@@ -36,13 +36,15 @@ struct AttentionScratch {
   AttentionScratch(const AttentionShape& shape, std::int64_t max_tokens, int thread_count);
 };
 
-/// Hands out parts of one stretch of memory, each from a new cache line.
+/// Hands out parts of one stretch of memory, each from a new cache line. From nowhere it hands out
+/// null, and tells how much it would have taken.
 class Carver {
  public:
   explicit Carver(std::byte* start) : start_(start) {}
   template <class T>
   T* take(std::int64_t count) {
-    T* part = reinterpret_cast<T*>(start_ + used_);  // 64-byte aligned
+    T* part =  // 64-byte aligned
+        start_ == nullptr ? nullptr : reinterpret_cast<T*>(start_ + used_);
     used_ += round_up<std::size_t>(sizeof(T) * static_cast<std::size_t>(count), 64);
     return part;
   }
