@@ -88,19 +88,12 @@ CLI::Option* add_model_options(CLI::App& command, ModelOptions& options) {
   return model;
 }
 
-void add_head_options(CLI::App& command, HeadOptions& options) {
-  const std::string group = "Heads";
+void add_pattern_options(CLI::App& command, HeadOptions& options, const std::string& group) {
   CLI::Option* pattern =
       command
           .add_option("--pattern", options.pattern, "attention pattern: which KV heads may stream")
           ->type_name("DIR")
           ->group(group);
-  command
-      .add_option("--sparsity", options.sparsity,
-                  "share of KV heads that stream; 0.5 with a pattern, else 0")
-      ->check(share())
-      ->type_name("S")
-      ->group(group);
   command.add_option("--sink", options.sink, "first tokens that streaming heads keep")
       ->check(CLI::Range(std::int32_t{0}, static_cast<std::int32_t>(kMostContext)))
       ->needs(pattern)
@@ -110,6 +103,17 @@ void add_head_options(CLI::App& command, HeadOptions& options) {
       ->check(CLI::Range(std::int32_t{1}, static_cast<std::int32_t>(kMostContext)))
       ->needs(pattern)
       ->type_name("N")
+      ->group(group);
+}
+
+void add_head_options(CLI::App& command, HeadOptions& options) {
+  const std::string group = "Heads";
+  add_pattern_options(command, options, group);
+  command
+      .add_option("--sparsity", options.sparsity,
+                  "share of KV heads that stream; 0.5 with a pattern, else 0")
+      ->check(share())
+      ->type_name("S")
       ->group(group);
   command
       .add_option("--retrieval-window", options.retrieval_window,

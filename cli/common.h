@@ -66,6 +66,8 @@ struct KvOptions {
 
 /// Returns the -m option, which is required unless the caller says otherwise.
 CLI::Option* add_model_options(CLI::App& command, ModelOptions& options);
+/// --pattern --sink --recent, for a command that says shares and windows in a way of its own.
+void add_pattern_options(CLI::App& command, HeadOptions& options, const std::string& group);
 void add_head_options(CLI::App& command, HeadOptions& options);
 void add_kv_options(CLI::App& command, KvOptions& options);
 /// --context N

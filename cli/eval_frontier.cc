@@ -29,10 +29,8 @@ constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 struct FrontierCommand {
   ModelOptions model;
   std::vector<std::string> models;
-  std::string pattern;
+  HeadOptions pattern;  // without shares and windows
   std::vector<double> sparsities;
-  std::optional<std::int32_t> sink;
-  std::optional<std::int32_t> recent;
   std::vector<std::string> windows;
   KvOptions kv;
   std::string file;
@@ -54,11 +52,10 @@ struct FrontierCommand {
     needle.depths = 5;
   }
   [[nodiscard]] HeadOptions heads(double share, const std::string& window) const {
-    return {.pattern = pattern,
-            .sparsity = share,
-            .sink = sink,
-            .recent = recent,
-            .retrieval_window = window == "full" ? std::nullopt : std::optional(window)};
+    HeadOptions heads = pattern;
+    heads.sparsity = share;
+    if (window != "full") heads.retrieval_window = window;
+    return heads;
   }
 };
 
@@ -197,6 +194,7 @@ class Frontier {
   }
 
   [[nodiscard]] ordered_json log_settings() const {
+    const HeadOptions& heads = command_.pattern;
     Hash text;
     text.add(std::as_bytes(
         std::span(tokens_).first(static_cast<std::size_t>(rows_.chunks * rows_.context))));
@@ -206,9 +204,9 @@ class Frontier {
             {"threads", reference_->threads()},
             {"compute", command_.model.compute},
             {"kv_dtype", command_.kv.kv},
-            {"pattern", command_.pattern},
-            {"sink", command_.sink ? ordered_json(*command_.sink) : ordered_json()},
-            {"recent", command_.recent ? ordered_json(*command_.recent) : ordered_json()},
+            {"pattern", heads.pattern},
+            {"sink", heads.sink ? ordered_json(*heads.sink) : ordered_json()},
+            {"recent", heads.recent ? ordered_json(*heads.recent) : ordered_json()},
             {"perplexity_text", text.digits()},
             {"perplexity_context", rows_.context},
             {"perplexity_chunks", rows_.chunks},
@@ -455,25 +453,11 @@ void add_sweep_options(CLI::App& command, FrontierCommand& options) {
       ->delimiter(',')
       ->type_name("FILE,...")
       ->group(group);
-  CLI::Option* pattern =
-      command
-          .add_option("--pattern", options.pattern, "attention pattern: which KV heads may stream")
-          ->type_name("DIR")
-          ->group(group);
+  add_pattern_options(command, options.pattern, group);
   command.add_option("--sparsities", options.sparsities, "shares of KV heads that stream; 0")
       ->delimiter(',')
       ->check(share())
       ->type_name("S,S,...")
-      ->group(group);
-  command.add_option("--sink", options.sink, "first tokens that streaming heads keep")
-      ->check(CLI::Range(std::int32_t{0}, static_cast<std::int32_t>(kMostContext)))
-      ->needs(pattern)
-      ->type_name("N")
-      ->group(group);
-  command.add_option("--recent", options.recent, "last tokens that streaming heads keep")
-      ->check(CLI::Range(std::int32_t{1}, static_cast<std::int32_t>(kMostContext)))
-      ->needs(pattern)
-      ->type_name("N")
       ->group(group);
   command
       .add_option("--retrieval-window", options.windows,
