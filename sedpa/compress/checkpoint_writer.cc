@@ -37,35 +37,37 @@ std::map<std::string, Place> matrix_places(const Checkpoint& checkpoint, const M
   return places;
 }
 
-/// Calls `matrix(name, place)` for matrices and factors and `copy(tensor)` for all other tensors,
-/// in the order of the files.
-template <class OnMatrix, class OnTensor>
-void for_each_tensor(const Engine& engine, const WeightSource& weights, const OnMatrix& matrix,
-                     const OnTensor& copy) {
-  const Checkpoint& checkpoint = engine.checkpoint();
-  const auto places = matrix_places(checkpoint, engine.config());
-  for (const TensorInfo& tensor : checkpoint.tensors()) {
-    const auto found = places.find(tensor.name);
-    if (found == places.end()) {
-      copy(tensor);
-      continue;
-    }
-    const Place& place = found->second;
-    const std::int64_t rank = weights.rank(place);
-    if (rank == 0) {
-      matrix(tensor.name, place);
-    } else {
-      matrix(checkpoint.tensor_name(place.role, place.layer, Factor::a), place.factor_a(rank));
-      matrix(checkpoint.tensor_name(place.role, place.layer, Factor::b), place.factor_b(rank));
-    }
-  }
-}
-
 /// Rows of a matrix, one at a time.
 GgufWriter::RowSource row_source(const WeightSource& weights, const Place& place) {
   return [source = weights.matrix(place)](std::int64_t row, std::span<std::byte> out) {
     source.read(row, 1, out.data());
   };
+}
+
+/// All tensors in the order of the files: matrices and factors from `weights`, others as they are.
+template <class Writer>
+void add_tensors(const Engine& engine, const WeightSource& weights, Writer& writer) {
+  const Checkpoint& checkpoint = engine.checkpoint();
+  const auto places = matrix_places(checkpoint, engine.config());
+  const auto add_matrix = [&](const std::string& name, const Place& place) {
+    writer.add_tensor(name, weights.dtype(place), {place.rows, place.cols},
+                      row_source(weights, place));
+  };
+  for (const TensorInfo& tensor : checkpoint.tensors()) {
+    const auto found = places.find(tensor.name);
+    if (found == places.end()) {
+      writer.add_tensor(tensor.name, tensor.dtype, tensor.shape, tensor.data);
+      continue;
+    }
+    const Place& place = found->second;
+    const std::int64_t rank = weights.rank(place);
+    if (rank == 0) {
+      add_matrix(tensor.name, place);
+    } else {
+      add_matrix(checkpoint.tensor_name(place.role, place.layer, Factor::a), place.factor_a(rank));
+      add_matrix(checkpoint.tensor_name(place.role, place.layer, Factor::b), place.factor_b(rank));
+    }
+  }
 }
 
 void add_origin(GgufWriter& writer, const ordered_json& origin) {
@@ -100,15 +102,7 @@ void write_gguf(const Engine& engine, const WeightSource& weights, const ordered
     writer.add(std::move(entry));
   }
   add_origin(writer, origin);
-  for_each_tensor(
-      engine, weights,
-      [&](const std::string& name, const Place& place) {
-        writer.add_tensor(name, weights.dtype(place), {place.rows, place.cols},
-                          row_source(weights, place));
-      },
-      [&](const TensorInfo& tensor) {
-        writer.add_tensor(tensor.name, tensor.dtype, tensor.shape, tensor.data);
-      });
+  add_tensors(engine, weights, writer);
   writer.write(output);
 }
 
@@ -151,15 +145,7 @@ void write_directory(const Engine& engine, const WeightSource& weights, const or
     config.commit();
     SafetensorsWriter writer;
     writer.add_metadata("format", "pt");  // what transformers asks for
-    for_each_tensor(
-        engine, weights,
-        [&](const std::string& name, const Place& place) {
-          writer.add_tensor(name, weights.dtype(place), {place.rows, place.cols},
-                            row_source(weights, place));
-        },
-        [&](const TensorInfo& tensor) {
-          writer.add_tensor(tensor.name, tensor.dtype, tensor.shape, tensor.data);
-        });
+    add_tensors(engine, weights, writer);
     writer.write((to / "model.safetensors").string());
     fs::rename(to, output);
   } catch (const fs::filesystem_error& failure) {
