@@ -32,22 +32,12 @@ class BadInput : public testing::Test {
     return names;
   }
 
-  // One line on stderr that holds every one of `parts`, nothing on stdout, no file left behind.
+  // The same, and no file is left behind.
   void expect_refusal(const Words& words, int exit_code,
                       std::initializer_list<std::string_view> parts,
                       const std::string& input = "") const {
     const std::set<std::string> before = files();
-    const Outcome outcome = run_sedpa(words, input);
-    std::string command = "sedpa";
-    for (const std::string& word : words) command += " " + word;
-    SCOPED_TRACE(command + "\n" + outcome.error);
-    EXPECT_EQ(outcome.exit_code, exit_code);
-    EXPECT_EQ(outcome.error_lines(), 1);
-    EXPECT_TRUE(outcome.error.starts_with("sedpa: "));
-    EXPECT_EQ(outcome.out, "");
-    for (const std::string_view part : parts) {
-      EXPECT_NE(outcome.error.find(part), std::string::npos) << "it lacks: " << part;
-    }
+    test::expect_refusal(words, exit_code, parts, input);
     EXPECT_EQ(files(), before);
   }
   void expect_bad_usage(const Words& words, std::initializer_list<std::string_view> parts) const {

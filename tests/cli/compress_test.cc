@@ -40,17 +40,6 @@ class CompressCommand : public testing::Test {
     EXPECT_EQ(outcome.exit_code, 0) << outcome.error;
     return json::parse(outcome.out);
   }
-  void expect_refusal(const Words& words, int exit_code,
-                      std::initializer_list<std::string_view> parts) const {
-    const Outcome outcome = run_sedpa(words);
-    SCOPED_TRACE(outcome.error);
-    EXPECT_EQ(outcome.exit_code, exit_code);
-    EXPECT_EQ(outcome.error_lines(), 1);
-    EXPECT_EQ(outcome.out, "");
-    for (const std::string_view part : parts) {
-      EXPECT_NE(outcome.error.find(part), std::string::npos) << "it lacks: " << part;
-    }
-  }
 
   TempDir folder_;
   std::string model_ = folder_ / "model.gguf";

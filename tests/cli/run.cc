@@ -64,4 +64,19 @@ Outcome run_sedpa(const std::vector<std::string>& arguments, const std::string& 
   return outcome;
 }
 
+void expect_refusal(const std::vector<std::string>& arguments, int exit_code,
+                    std::initializer_list<std::string_view> parts, const std::string& input) {
+  const Outcome outcome = run_sedpa(arguments, input);
+  std::string command = "sedpa";
+  for (const std::string& argument : arguments) command += " " + argument;
+  SCOPED_TRACE(command + "\n" + outcome.error);
+  EXPECT_EQ(outcome.exit_code, exit_code);
+  EXPECT_EQ(outcome.error_lines(), 1);
+  EXPECT_TRUE(outcome.error.starts_with("sedpa: "));
+  EXPECT_EQ(outcome.out, "");
+  for (const std::string_view part : parts) {
+    EXPECT_NE(outcome.error.find(part), std::string::npos) << "it lacks: " << part;
+  }
+}
+
 }  // namespace sedpa::test

@@ -1,5 +1,7 @@
 #pragma once
+#include <initializer_list>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace sedpa::test {
@@ -16,5 +18,10 @@ struct Outcome {
 /// Runs the sedpa program with these arguments and this standard input, to its end.
 [[nodiscard]] Outcome run_sedpa(const std::vector<std::string>& arguments,
                                 const std::string& input = "");
+
+/// The program refuses these arguments: this exit code, one line on stderr that holds every one of
+/// `parts`, nothing on stdout.
+void expect_refusal(const std::vector<std::string>& arguments, int exit_code,
+                    std::initializer_list<std::string_view> parts, const std::string& input = "");
 
 }  // namespace sedpa::test
