@@ -15,26 +15,11 @@ namespace {
 /// Rows of logits at once.
 constexpr std::int64_t kLogitRows = 64;
 
-HeadClass native_class(const ModelConfig& config) {
-  return config.sliding_window ? HeadClass::window(0, 0, *config.sliding_window) : HeadClass{};
-}
-
 KvGeometry geometry_of(const ModelConfig& config, std::int64_t max_tokens) {
-  return {.plan = HeadPlan::uniform(1, config.kv_heads, native_class(config)),
+  return {.plan = HeadPlan::uniform(1, config.kv_heads, config.native_class()),
           .context = max_tokens,
           .head_dim = config.head_dim,
           .dtype = KvDtype::f16};
-}
-
-OpsPlan plan_of(const ModelConfig& config, std::int64_t max_tokens, const HeadPlan& heads) {
-  const std::int64_t query_cols = config.attention().out_cols();
-  return {.attention = config.attention(),
-          .rope = config.rope(),
-          .max_tokens = max_tokens,
-          .max_context = max_tokens,
-          .max_cols = std::max<std::int64_t>({config.width, config.mlp_width, query_cols}),
-          .max_rank = config.max_rank,
-          .heads = &heads};
 }
 
 }  // namespace
@@ -74,8 +59,8 @@ ModelConfig with_useful_ranks(ModelConfig config) {
 
 std::size_t LayerRunner::bytes(const Ops& ops, const ModelConfig& config, std::int64_t max_tokens) {
   const KvGeometry geometry = geometry_of(config, max_tokens);
-  return ops.scratch_bytes(plan_of(config, max_tokens, geometry.plan)) + geometry.bytes() +
-         Activations::bytes(config, max_tokens, 0);
+  return ops.scratch_bytes(forward_plan(config, max_tokens, max_tokens, geometry.plan)) +
+         geometry.bytes() + Activations::bytes(config, max_tokens, 0);
 }
 
 LayerRunner::LayerRunner(Ops& ops, const ModelConfig& config, std::int64_t max_tokens)
@@ -85,7 +70,7 @@ LayerRunner::LayerRunner(Ops& ops, const ModelConfig& config, std::int64_t max_t
       arenas_{ops.allocate(geometry_.arena_bytes(0)), ops.allocate(geometry_.arena_bytes(1))},
       cache_(geometry_, {arenas_[0].data, arenas_[1].data}),
       activations_(Activations::make(config, max_tokens, 0, ops)) {
-  ops.reserve(plan_of(config, max_tokens, geometry_.plan));
+  ops.reserve(forward_plan(config, max_tokens, max_tokens, geometry_.plan));
 }
 
 void LayerRunner::embed(const WeightSource& source, std::span<const std::int32_t> tokens, Rows x) {

@@ -237,12 +237,8 @@ void Engine::reserve_for(const Session& session) {
   reserved_for_ = session.id();
 }
 
-HeadClass Engine::native_class() const {
-  return config().sliding_window ? HeadClass::window(0, 0, *config().sliding_window) : HeadClass{};
-}
-
 HeadPlan Engine::full_plan() const {
-  return HeadPlan::uniform(config().layers, config().kv_heads, native_class());
+  return HeadPlan::uniform(config().layers, config().kv_heads, config().native_class());
 }
 
 }  // namespace sedpa

@@ -95,8 +95,6 @@ class Engine {
 
   /// All KV heads full, or windows where the model itself has a sliding window.
   [[nodiscard]] HeadPlan full_plan() const;
-  /// What a head keeps that is not made streaming.
-  [[nodiscard]] HeadClass native_class() const;
 
  private:
   void plan_weights();

@@ -30,7 +30,7 @@ std::string describe(const HeadClass& head_class) {
 PlannedHeads plan_heads(const Engine& engine, const HeadRequest& request) {
   const ModelConfig& config = engine.config();
   PlannedHeads heads;
-  heads.retrieval = request.retrieval_window.value_or(engine.native_class());
+  heads.retrieval = request.retrieval_window.value_or(engine.config().native_class());
   if (request.sparsity && !(*request.sparsity >= 0 && *request.sparsity <= 1)) {
     fail("sparsity is {}, expected 0 to 1", *request.sparsity);
   }

@@ -7,6 +7,7 @@
 #include "sedpa/core/fail.h"
 #include "sedpa/engine/engine.h"
 #include "sedpa/engine/random_kv.h"
+#include "sedpa/model/forward.h"
 
 namespace sedpa {
 namespace {
@@ -44,14 +45,7 @@ std::array<Buffer, kHeadClasses> allocate_arenas(Engine& engine, const SessionOp
 }  // namespace
 
 OpsPlan ops_plan(const ModelConfig& config, const SessionOptions& options) {
-  const std::int64_t query_cols = std::int64_t{config.query_heads} * config.head_dim;
-  return {.attention = config.attention(),
-          .rope = config.rope(),
-          .max_tokens = options.chunk,
-          .max_context = options.context,
-          .max_cols = std::max<std::int64_t>({config.width, config.mlp_width, query_cols}),
-          .max_rank = config.max_rank,
-          .heads = &options.heads};
+  return forward_plan(config, options.chunk, options.context, options.heads);
 }
 
 KvGeometry kv_geometry(const ModelConfig& config, const SessionOptions& options) {

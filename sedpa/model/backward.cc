@@ -33,14 +33,7 @@ std::int64_t most_rows(const ModelConfig& config, const TrainingOptions& options
 }
 
 OpsPlan ops_plan(const ModelConfig& config, const TrainingOptions& options) {
-  const AttentionShape shape = config.attention();
-  return {.attention = shape,
-          .rope = config.rope(),
-          .max_tokens = options.chunk,
-          .max_context = options.context,
-          .max_cols = std::max<std::int64_t>({config.width, config.mlp_width, shape.out_cols()}),
-          .max_rank = config.max_rank,
-          .heads = &options.heads};
+  return forward_plan(config, options.chunk, options.context, options.heads);
 }
 
 TrainPlan train_plan(const ModelConfig& config, const TrainingOptions& options) {

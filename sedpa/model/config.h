@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "sedpa/attention/head_plan.h"
 #include "sedpa/format/gguf.h"
 #include "sedpa/format/hf_config.h"
 #include "sedpa/model/rope_scaling.h"
@@ -40,6 +41,10 @@ struct ModelConfig {
   std::int64_t max_rank = 0;  // of matrices stored as two factors, once weights were planned
 
   [[nodiscard]] AttentionShape attention() const;
+  /// What a head keeps that is not made streaming: everything, or the model's own sliding window.
+  [[nodiscard]] HeadClass native_class() const {
+    return sliding_window ? HeadClass::window(0, 0, *sliding_window) : HeadClass{};
+  }
   [[nodiscard]] RopeSpec rope() const {
     return make_rope(rope_style, rope_dim, rope_base, rope_scaling, rope_divisors);
   }

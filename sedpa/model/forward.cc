@@ -1,6 +1,20 @@
 #include "sedpa/model/forward.h"
 
+#include <algorithm>
+
 namespace sedpa {
+
+OpsPlan forward_plan(const ModelConfig& config, std::int64_t max_tokens, std::int64_t max_context,
+                     const HeadPlan& heads) {
+  const AttentionShape shape = config.attention();
+  return {.attention = shape,
+          .rope = config.rope(),
+          .max_tokens = max_tokens,
+          .max_context = max_context,
+          .max_cols = std::max<std::int64_t>({config.width, config.mlp_width, shape.out_cols()}),
+          .max_rank = config.max_rank,
+          .heads = &heads};
+}
 
 void project_qkv(Ops& ops, const Layer& layer, Rows h, Rows qkv) {
   std::int64_t column = 0;

@@ -19,6 +19,11 @@ using AttentionObserver = std::function<void(std::int32_t layer, Rows qkv, Rows 
 void forward(Ops& ops, const Model& model, const KvCache& cache, const Activations& a,
              const StepKey& key, const AttentionObserver& observer = {});
 
+/// The most that a forward pass asks of a backend, for chunks of up to `max_tokens` in a context of
+/// `max_context`. `heads` must outlive the result.
+[[nodiscard]] OpsPlan forward_plan(const ModelConfig& config, std::int64_t max_tokens,
+                                   std::int64_t max_context, const HeadPlan& heads);
+
 /// The parts of a layer that training runs too, for any rows. Rows of one number of tokens.
 /// qkv = the projections of h, as they leave the matrices.
 void project_qkv(Ops& ops, const Layer& layer, Rows h, Rows qkv);
