@@ -1,7 +1,6 @@
 #include "sedpa/backend/cuda/decode_program.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "sedpa/backend/cuda/tile_map.h"
@@ -20,9 +19,9 @@ constexpr std::int32_t kStageAlignment = 1024;
 constexpr std::int32_t kLeastStageBytes = 2 * kProgramTileBytes;
 constexpr std::int32_t kLeastQuantizedStageBytes = 20480;
 constexpr std::int32_t kMostStageBytes = 32768;
-/// The time that what a multiprocessor has asked for and not got takes at the memory's pace. The
-/// memory answers in about a microsecond: less leaves it idle, more only makes all others wait.
-constexpr double kInFlightSeconds = 2.1e-6;
+/// What a multiprocessor may have asked for and not got. The memory answers in about a microsecond:
+/// less leaves it idle, more makes some multiprocessors wait for others, who are then late.
+constexpr std::int32_t kInFlightBytes = 48 << 10;
 
 constexpr int kMapsAt = 0;
 constexpr std::size_t kPhasesAt = kMostPhases * kMapsAPhase * sizeof(CUtensorMap);
@@ -97,8 +96,7 @@ bool DecodeProgram::add(const AttentionParams& params, const DecodeRoom& room) {
     const ClassParams& of = params.classes[i];
     if (of.heads == 0) continue;
     const auto map_of = [&](const std::byte* rows) {
-      return tile_map(params.dtype, rows, params.head_dim, of.capacity, of.heads, of.capacity,
-                      keys);
+      return row_map(params.dtype, rows, params.head_dim, of.capacity, of.heads, of.capacity, keys);
     };
     maps_[at + 2 * i] = map_of(of.keys);
     maps_[at + 2 * i + 1] = map_of(of.values);
@@ -137,10 +135,9 @@ void DecodeProgram::flush() {
     if (program_shared_bytes(params) > device_.shared_bytes_a_block) break;
   }
   --params.stages;
-  const double in_flight =
-      kInFlightSeconds * device_.memory_bytes_per_second / device_.multiprocessors;
-  params.ahead = std::clamp(static_cast<std::int32_t>(std::lround(in_flight / params.stage_bytes)),
-                            1, params.stages - 1);
+  const std::int32_t in_flight =
+      (kInFlightBytes + params.stage_bytes / 2) / params.stage_bytes;  // stages, rounded
+  params.ahead = std::clamp(in_flight, 1, params.stages - 1);
   params.phases = reinterpret_cast<const ProgramPhase*>(memory_.data() + kPhasesAt) + launched_;
   params.count = static_cast<std::int32_t>(phases_.size() - launched_);
   params.met = reinterpret_cast<std::int32_t*>(memory_.data() + kMetAt) + launches_++;

@@ -51,14 +51,10 @@ PinnedMemory::PinnedMemory(std::size_t bytes) : bytes_(bytes) {
 DeviceTraits device_traits(int index) {
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, index));
-  int memory_khz = 0;
-  check(cudaDeviceGetAttribute(&memory_khz, cudaDevAttrMemoryClockRate, index));
   return {.index = index,
           .multiprocessors = properties.multiProcessorCount,
           .compute = 10 * properties.major + properties.minor,
-          .shared_bytes_a_block = properties.sharedMemPerBlockOptin,
-          // Both edges of the clock.
-          .memory_bytes_per_second = 2e3 * memory_khz * properties.memoryBusWidth / 8};
+          .shared_bytes_a_block = properties.sharedMemPerBlockOptin};
 }
 
 DeviceScope::DeviceScope(int index) {

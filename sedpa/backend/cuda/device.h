@@ -46,7 +46,6 @@ struct DeviceTraits {
   int multiprocessors = 0;
   int compute = 0;                       // 10 * major + minor: 80, 90
   std::size_t shared_bytes_a_block = 0;  // with the opt-in
-  double memory_bytes_per_second = 0;    // by clock and bus
 };
 [[nodiscard]] DeviceTraits device_traits(int index);
 

@@ -54,6 +54,16 @@ __device__ inline void copy_box(std::uint32_t to, const CUtensorMap* map, int x,
       : "memory");
 }
 
+/// A box of whole rows, from a map of rows in lines (tile_map.h), in the same way.
+__device__ inline void copy_rows(std::uint32_t to, const CUtensorMap* map, int row, int head,
+                                 std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %2, %3, %4}], [%5];" ::"r"(to),
+      "l"(reinterpret_cast<std::uint64_t>(map)), "r"(0), "r"(row), "r"(head), "r"(barrier)
+      : "memory");
+}
+
 /// Contiguous bytes to shared memory, all multiples of 16; they count for the barrier.
 __device__ inline void copy_bulk(std::uint32_t to, const void* from, int bytes,
                                  std::uint32_t barrier) {

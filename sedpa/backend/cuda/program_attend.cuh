@@ -9,17 +9,18 @@ namespace sedpa::cuda::program {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// ldmatrix addresses of a row of a box: halves of 64 columns, swizzled by 128 bytes.
+/// ldmatrix addresses of a row of a box: lines of 64 columns, kLines a row, swizzled by 128 bytes.
+template <int kLines>
 struct SwizzledRows {
-  std::uint32_t row_at = 0;  // of the row in the first half
-  std::uint32_t turn = 0;    // row % 8
+  std::uint32_t row_at = 0;  // of its first line
+  std::uint32_t turn = 0;    // that line % 8
   std::uint32_t odd = 0;     // 0, 1: which 8 of 16 columns
-  std::uint32_t half_bytes = 0;
-  __device__ SwizzledRows(std::uint32_t tile, int row, int second, int half)
-      : row_at(tile + 128 * row), turn(row % 8), odd(second), half_bytes(half) {}
+  __device__ SwizzledRows(std::uint32_t tile, int row, int second)
+      : row_at(tile + 128 * kLines * row), turn(kLines * row % 8), odd(second) {}
   __device__ std::uint32_t operator()(int columns) const {
     const std::uint32_t chunk = 2 * columns + odd;
-    return row_at + chunk / 8 * half_bytes + ((chunk % 8 ^ turn) << 4);
+    const std::uint32_t line = chunk / 8;
+    return row_at + 128 * line + ((chunk % 8 ^ (turn + line)) << 4);
   }
 };
 
@@ -30,7 +31,7 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   constexpr int kGroups = kKeys / 16;       // warps that share a tile, 16 keys each
   constexpr int kTeams = kWarps / kGroups;  // that take tiles in turn
   static_assert(kGroups * kTeams == kWarps);
-  constexpr int kHalfBytes = kProgramTileBytes / (kDim / 64);
+  using Rows = SwizzledRows<kDim / 64>;
   const AttentionParams& p = phase.params;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -59,11 +60,9 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
         bool visible[4];
         see_columns(of, used - first, room.positions(at.index) + 16 * group, visible);
         const std::uint32_t keys = shared_address(room.stage(at.index));
-        step<T, kDim>(
-            queries,
-            SwizzledRows(keys, 16 * group + lane % 8 + lane / 16 * 8, lane / 8 % 2, kHalfBytes),
-            SwizzledRows(keys + kProgramTileBytes, 16 * group + lane % 16, lane / 16, kHalfBytes),
-            visible, state);
+        step<T, kDim>(queries, Rows(keys, 16 * group + lane % 8 + lane / 16 * 8, lane / 8 % 2),
+                      Rows(keys + kProgramTileBytes, 16 * group + lane % 16, lane / 16), visible,
+                      state);
       }
       __syncwarp();  // all lanes have read the stage
       if (lane == 0) arrive(room.stage_read(at.index));

@@ -81,7 +81,6 @@ __device__ inline Place stream_keys(const AttentionPhase& phase, const Attention
   const DecodeSplit::Piece piece = share.piece;
   if (share.parts == 0) return at;
   const int keys = program_tile_keys(p.head_dim);
-  const int halves = p.head_dim / 64;
   const std::int32_t* const positions =
       p.classes[piece.head_class].full ? nullptr : p.state.positions[piece.head_class];
   const CUtensorMap* const maps = phase.maps + 2 * piece.head_class;
@@ -93,11 +92,8 @@ __device__ inline Place stream_keys(const AttentionPhase& phase, const Attention
       const std::uint32_t there = room.stage_there(at.index);
       arrive_expecting(there, 2 * kProgramTileBytes + (positions != nullptr ? 4 * keys : 0));
       const std::uint32_t to = shared_address(room.stage(at.index));
-      for (int half = 0; half < halves; ++half) {
-        const int offset = half * (kProgramTileBytes / halves);
-        copy_box(to + offset, maps, 64 * half, first, head, there);
-        copy_box(to + kProgramTileBytes + offset, maps + 1, 64 * half, first, head, there);
-      }
+      copy_rows(to, maps, first, head, there);
+      copy_rows(to + kProgramTileBytes, maps + 1, first, head, there);
       // Step state is padded to whole tiles.
       if (positions != nullptr) {
         copy_bulk(shared_address(room.positions(at.index)), positions + first, 4 * keys, there);

@@ -2,6 +2,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "sedpa/backend/cuda/device.h"
 
 namespace sedpa::cuda {
@@ -22,28 +25,49 @@ EncodeTiled encode_tiled() {
   return found;
 }
 
+/// box[0] numbers of the first dimension lie side by side; strides are of the others, in bytes.
+template <std::uint32_t kRank>
+CUtensorMap make_map(KvDtype dtype, const void* data, const std::uint64_t (&sizes)[kRank],
+                     const std::uint64_t (&strides)[kRank - 1], const std::uint32_t (&box)[kRank]) {
+  CUtensorMap map;
+  std::uint32_t steps[kRank];
+  std::fill(std::begin(steps), std::end(steps), 1u);
+  const CUresult result = encode_tiled()(
+      &map,
+      dtype == KvDtype::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      kRank, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) check(cudaErrorInvalidValue);
+  return map;
+}
+
+/// A map of a tensor without rows would not be one.
+std::uint64_t map_rows(std::int64_t rows) {
+  return static_cast<std::uint64_t>(rows > 0 ? rows : 1);
+}
+
 }  // namespace
 
 bool has_tile_maps() { return encode_tiled() != nullptr; }
 
 CUtensorMap tile_map(KvDtype dtype, const void* data, int dim, std::int64_t rows,
                      std::int64_t heads, std::int64_t head_rows, int box_rows) {
-  CUtensorMap map;
-  const std::uint64_t sizes[] = {static_cast<std::uint64_t>(dim),
-                                 static_cast<std::uint64_t>(rows > 0 ? rows : 1),
-                                 static_cast<std::uint64_t>(heads)};
-  const std::uint64_t row_bytes = 2 * static_cast<std::uint64_t>(dim);
-  const std::uint64_t strides[] = {row_bytes, row_bytes * static_cast<std::uint64_t>(head_rows)};
-  const std::uint32_t box[] = {64, static_cast<std::uint32_t>(box_rows), 1};
-  const std::uint32_t steps[] = {1, 1, 1};
-  const CUresult result = encode_tiled()(
-      &map,
-      dtype == KvDtype::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-      3, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) check(cudaErrorInvalidValue);
-  return map;
+  const auto row_bytes = 2 * static_cast<std::uint64_t>(dim);
+  return make_map<3>(
+      dtype, data,
+      {static_cast<std::uint64_t>(dim), map_rows(rows), static_cast<std::uint64_t>(heads)},
+      {row_bytes, row_bytes * static_cast<std::uint64_t>(head_rows)},
+      {64, static_cast<std::uint32_t>(box_rows), 1});
+}
+
+CUtensorMap row_map(KvDtype dtype, const void* data, int dim, std::int64_t rows, std::int64_t heads,
+                    std::int64_t head_rows, int box_rows) {
+  const auto row_bytes = 2 * static_cast<std::uint64_t>(dim);
+  const auto lines = static_cast<std::uint32_t>(dim / 64);
+  return make_map<4>(dtype, data, {64, lines, map_rows(rows), static_cast<std::uint64_t>(heads)},
+                     {128, row_bytes, row_bytes * static_cast<std::uint64_t>(head_rows)},
+                     {64, lines, static_cast<std::uint32_t>(box_rows), 1});
 }
 
 }  // namespace sedpa::cuda
