@@ -1,10 +1,11 @@
-"""python3 -m sedpa_plots heads|compare|masking|needles|frontier FILE... -o PICTURE"""
+"""python3 -m sedpa_plots heads|compare|masking|needles|sparsity|frontier FILE... -o PICTURE"""
 import argparse
 import pathlib
 import sys
 
 from sedpa_plots import figures
-from sedpa_plots.files import FileError, read_cases, read_heads, read_settings
+from sedpa_plots.files import (FileError, files_in, read_cases, read_heads, read_run,
+                               read_settings)
 
 
 def name_of(path):
@@ -28,6 +29,11 @@ def draw(options):
             if any(line[test] is None for line in settings):
                 raise FileError(f"{path}: its settings were not asked for {test}")
         return figures.frontier(settings, title or name_of(path), options.loss, options.cost)
+    if options.picture == "sparsity":
+        runs = [read_run(path) for place in options.files for path in files_in(place)]
+        if not runs:
+            raise FileError(f"{options.files[0]}: no JSON lines (.jsonl) in it")
+        return figures.sparsity(runs, title or "What streaming heads still find")
     cases = [case for path in options.files for case in read_cases(path)]
     if options.picture == "masking":
         if not any("mask" in case for case in cases):
@@ -38,8 +44,8 @@ def draw(options):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="sedpa-plots", description="Pictures of sedpa's results.")
-    parser.add_argument("picture", choices=("heads", "compare", "masking", "needles", "frontier"))
-    parser.add_argument("files", nargs="+", help="pattern directories, tables (.tsv) or JSON lines")
+    parser.add_argument("picture", choices=("heads", "compare", "masking", "needles", "sparsity", "frontier"))
+    parser.add_argument("files", nargs="+", help="pattern directories, tables (.tsv) or JSON lines; of sparsity folders too")
     parser.add_argument("-o", "--output", required=True, help="the picture: .png, .pdf or .svg")
     parser.add_argument("--title")
     parser.add_argument("--loss", choices=figures.LOSSES, default="kl", help="of frontier")

@@ -125,6 +125,66 @@ def needles(cases, title):
     return figure
 
 
+def name_of_run(run):
+    """What its heads were chosen by, or nothing when all of them keep everything."""
+    if run["pattern"] is None or run["sparsity"] == 0:
+        return None
+    if run["shuffled"] is not None:
+        return "random"
+    return "reversed" if run["reversed"] else run["pattern"].rstrip("/").rsplit("/", 1)[-1]
+
+
+def test_of_run(run, cases):
+    """(tokens, what was asked)"""
+    needles = run.get("needles", 1)  # of niah only, as the chat template is
+    name = run["test"] if needles == 1 else f"{needles} needles"
+    chat = ", chat template" if run.get("chat_template") else ""
+    return max(case["prompt_tokens"] for case in cases), name + chat
+
+
+def sparsity_curves(runs):
+    """{(tokens, test): {heads: [(sparsity, mean score, lowest, highest)]}}: runs of one kind are
+    averaged; each curve begins with what full attention found, where it was asked."""
+    scores = {}
+    for run, cases in runs:
+        of_test = scores.setdefault(test_of_run(run, cases), {})
+        heads = name_of_run(run)
+        sparsity = run["sparsity"] if heads is not None else 0.0
+        of_test.setdefault(heads, {}).setdefault(sparsity, []).append(run["score"])
+    curves = {}
+    for test, of_test in sorted(scores.items()):
+        start = of_test.pop(None, {})
+        curves[test] = {heads: [(sparsity, float(np.mean(found)), min(found), max(found))
+                                for sparsity, found in sorted({**start, **points}.items())]
+                        for heads, points in of_test.items()}
+    return curves
+
+
+def sparsity(runs, title):
+    """Score over sparsity, a panel for each test, with the range of the random patterns."""
+    curves = sparsity_curves(runs)
+    columns = min(len(curves), 4)
+    rows = -(-len(curves) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(3.6 * columns, 3 * rows), sharey=True,
+                                squeeze=False, constrained_layout=True)
+    names = sorted({heads for of_test in curves.values() for heads in of_test})
+    colours = {name: f"C{i % 10}" for i, name in enumerate(names)}
+    for axes in grid.flat[len(curves):]:
+        axes.set_visible(False)
+    for axes, ((tokens, test), of_test) in zip(grid.flat, curves.items()):
+        for heads, points in sorted(of_test.items()):
+            at, means, lowest, highest = zip(*points)
+            axes.plot(at, means, marker="o", markersize=3, color=colours[heads], label=heads)
+            axes.fill_between(at, lowest, highest, color=colours[heads], alpha=0.15)
+        axes.set(title=f"{test}, {tokens:,} tokens", xlabel="sparsity", ylim=(-0.03, 1.03))
+        axes.title.set_fontsize(9)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("score")
+    grid[0, 0].legend(fontsize=7)
+    figure.suptitle(title)
+    return figure
+
+
 LOSSES = {"kl": ("KL divergence from the model as it is", lambda line, first: line["kl_divergence"]),
           "perplexity": ("share by which perplexity grows",
                          lambda line, first: line["perplexity"] / first["perplexity"] - 1),

@@ -54,6 +54,22 @@ def read_cases(path):
     return cases
 
 
+def files_in(path):
+    """The JSON lines files of a folder, by name; any other path is a file."""
+    path = pathlib.Path(path)
+    return sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+
+
+def read_run(path):
+    """(the run, its cases): the last line of `sedpa eval passkey` or `niah`, which says how it was
+    run and what it found."""
+    runs = [line for line in read_lines(path)
+            if isinstance(line, dict) and {"test", "sparsity", "pattern", "score"} <= line.keys()]
+    if not runs:
+        raise FileError(f"{path}: no finished needle test in it")
+    return runs[-1], read_cases(path)
+
+
 def read_settings(path):
     """The lines of `sedpa eval frontier`, one a setting; the reference first."""
     settings = [line for line in read_lines(path)

@@ -53,6 +53,15 @@ SETTINGS = [setting("a/full.gguf", 0.0, 900), setting("a/full.gguf", 0.1, 700, [
             setting("a/small.gguf", 0.2, 800), setting("a/small.gguf", 0.3, 600, [4, 8, 32])]
 
 
+def run(score, sparsity=0.0, pattern=None, shuffled=None, reverse=False):
+    return {"test": "niah", "needles": 1, "chat_template": False, "pattern": pattern,
+            "sparsity": sparsity, "shuffled": shuffled, "reversed": reverse, "score": score}
+
+
+RUNS = [run(1.0), run(0.75, 0.5, "dir/gates/"), run(0.5, 0.5, "dir/gates/", shuffled=1),
+        run(0.25, 0.5, "dir/gates/", shuffled=2), run(0.1, 0.9, "dir/gates/", reverse=True)]
+
+
 class Numbers(unittest.TestCase):
     def test_unbeaten_settings_lose_less_or_cost_less_than_any_other(self):
         points = [(9, 0), (7, 1), (8, 2), (6, 3), (6, 3), (9, 1)]
@@ -65,6 +74,16 @@ class Numbers(unittest.TestCase):
         start = (0, 0.75, 0.75, 0.75)
         self.assertEqual(curves["top"], [start, (5, 0.5, 0.5, 0.5), (10, 0.25, 0.25, 0.25)])
         self.assertEqual(curves["random"], [start, (10, 0.75, 0.5, 1.0)])
+
+    def test_sparsity_curves_begin_full_and_average_random_patterns(self):
+        cases = [{"prompt_tokens": 3990, "depth": 0, "score": 1},
+                 {"prompt_tokens": 4000, "depth": 1, "score": 1}]
+        [(test, curves)] = figures.sparsity_curves([(one, cases) for one in RUNS]).items()
+        self.assertEqual(test, (4000, "niah"))
+        start = (0.0, 1.0, 1.0, 1.0)
+        self.assertEqual(curves, {"gates": [start, (0.5, 0.75, 0.75, 0.75)],
+                                  "random": [start, (0.5, 0.375, 0.25, 0.5)],
+                                  "reversed": [start, (0.9, 0.1, 0.1, 0.1)]})
 
     def test_needle_grid_averages_samples(self):
         cases = [{"prompt_tokens": length, "depth": depth, "score": score}
@@ -86,6 +105,9 @@ class Pictures(unittest.TestCase):
             (self.folder / name).mkdir()
             (self.folder / name / "full_attention_heads.tsv").write_text(gates)
         self.put("mask.jsonl", [{"settings": {}}, *CASES, {"cases": 2, "score": 0.3}])
+        (self.folder / "table").mkdir()
+        for i, one in enumerate(RUNS):
+            self.put(f"table/{i}.jsonl", [{"settings": {}}, CASES[0], one])
         self.put("frontier.jsonl", [{"settings": {}}, *SETTINGS, {"pareto": [], "loss": "kl"}])
 
     def put(self, name, objects):
@@ -100,6 +122,7 @@ class Pictures(unittest.TestCase):
         for picture, files, suffix in (("heads", ["a"], "png"), ("compare", ["a", "b"], "svg"),
                                        ("masking", ["mask.jsonl"], "png"),
                                        ("needles", ["mask.jsonl"], "pdf"),
+                                       ("sparsity", ["table"], "png"),
                                        ("frontier", ["frontier.jsonl"], "png")):
             out = self.folder / f"{picture}.{suffix}"
             files = [self.path(file) for file in files]
@@ -138,6 +161,8 @@ class Pictures(unittest.TestCase):
         empty = str(self.put("empty.jsonl", [{"settings": {}}]))
         self.refused(["needles", empty], "empty.jsonl")
         self.refused(["frontier", empty], "empty.jsonl", "frontier")
+        self.refused(["sparsity", empty], "empty.jsonl", "finished")
+        self.refused(["sparsity", self.path("a")], "a: no JSON lines")
         self.refused(["frontier", self.path("frontier.jsonl"), "--loss", "niah"], "niah")
 
     def test_a_line_that_was_not_finished_is_left_out(self):
