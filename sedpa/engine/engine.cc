@@ -42,7 +42,7 @@ std::unique_ptr<Ops> make_ops(const EngineOptions& options) {
   }
   if (wants_cuda) return make_cuda_ops({.device = cuda_index(device)});
   // What asks for f32 throughout asks for the CPU.
-  if (device == "auto" && options.compute == Compute::fast && !cuda_devices().empty()) {
+  if (device == "auto" && options.compute != Compute::f32 && !cuda_devices().empty()) {
     return make_cuda_ops({});
   }
 #else

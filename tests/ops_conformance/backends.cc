@@ -22,27 +22,23 @@ void add_cpu(std::vector<Backend>& list) {
     struct Way {
       const char* name;
       Compute compute;
-      bool bf16_attention;
     };
-    std::vector<Way> ways = {{"fast", Compute::fast, false}, {"f32", Compute::f32, false}};
-    if (has_bf16) ways.push_back({"fast, attention in bf16,", Compute::fast, true});
+    std::vector<Way> ways = {{"fast", Compute::fast}, {"f32", Compute::f32}};
+    if (has_bf16) ways.push_back({"bf16", Compute::bf16});
     for (const Way& way : ways) {
-      const bool fast = way.compute == Compute::fast;
+      const bool fast = way.compute != Compute::f32;
       Backend backend;
       backend.name = fmt::format("cpu {} {} {} threads", name(isa), way.name, threads);
       backend.make = [=] {
-        return make_cpu_ops({.threads = threads,
-                             .compute = way.compute,
-                             .any_isa = false,
-                             .isa = isa,
-                             .bf16_attention = way.bf16_attention});
+        return make_cpu_ops(
+            {.threads = threads, .compute = way.compute, .any_isa = false, .isa = isa});
       };
       backend.linear_rounding = [=](Dtype weights) {
         if (!fast) return Rounding::none;
         if (weights == Dtype::bf16) return has_bf16 ? Rounding::bf16 : Rounding::none;
         return is_plain(weights) ? Rounding::none : Rounding::int15;
       };
-      backend.attention_rounding = way.bf16_attention ? Rounding::bf16 : Rounding::none;
+      backend.attention_rounding = way.compute == Compute::bf16 ? Rounding::bf16 : Rounding::none;
       backend.rounds_k_scales = fast;
       list.push_back(std::move(backend));
     }

@@ -24,9 +24,8 @@ class CpuOps final : public Ops {
         pool_(options.threads),
         linear_(pool_, cpu::kernels(isa)),
         elementwise_(pool_, cpu::kernels(isa)),
-        attention_(
-            pool_, isa,
-            options.bf16_attention.value_or(bf16_is_faster(isa)) ? options.compute : Compute::f32),
+        // Attention is fast by bf16 pairs, which cost more than any other rounding.
+        attention_(pool_, isa, options.compute == Compute::bf16 ? Compute::fast : Compute::f32),
         train_(cpu::make_train_ops(pool_, cpu::kernels(isa))) {}
 
   [[nodiscard]] OpsTraits traits() const override {

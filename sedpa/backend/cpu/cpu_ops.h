@@ -1,6 +1,5 @@
 #pragma once
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "sedpa/ops/ops.h"
@@ -10,25 +9,22 @@ namespace sedpa {
 /// Instruction sets that the CPU kernels are compiled for.
 enum class Isa : std::uint8_t { baseline, avx2, avx512 };
 
-/// How products are computed. `fast`: activations rounded to 15 bits against quantised weights,
-/// bf16 products inside attention where the machine is faster at them. `f32`: every product of f32
-/// numbers.
-enum class Compute : std::uint8_t { fast, f32 };
+/// How products are computed. `fast`: activations rounded to 15 bits against quantised weights.
+/// `bf16`: besides, pairs of bf16 numbers inside attention of several tokens, where the machine has
+/// such products: AMD's cores with AVX-512 are faster at them, Intel's are not. Reading a text in
+/// chunks of another size is then another rounding. `f32`: every product of f32 numbers.
+enum class Compute : std::uint8_t { fast, f32, bf16 };
 
 struct CpuOptions {
   int threads = 0;  // 0: one for each usable processor
   Compute compute = Compute::fast;
   bool any_isa = true;  // false: exactly `isa`, which the machine must have
   Isa isa = Isa::baseline;
-  std::optional<bool> bf16_attention = {};  // of `fast`; unset: where bf16_is_faster says so
 };
 
 /// The best instruction set of this machine that the kernels were compiled for.
 [[nodiscard]] Isa best_isa();
 [[nodiscard]] const char* name(Isa isa);
-/// Whether this machine's products of bf16 pairs with these kernels outrun those of f32. It goes by
-/// the make, not by a measurement: the same machine must give the same numbers every time.
-[[nodiscard]] bool bf16_is_faster(Isa isa);
 
 /// Throws Error when options.isa cannot run here.
 [[nodiscard]] std::unique_ptr<Ops> make_cpu_ops(const CpuOptions& options);

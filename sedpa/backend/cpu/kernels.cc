@@ -89,18 +89,6 @@ Isa best_isa() {
   return Isa::baseline;
 }
 
-// AMD's cores do as many instructions with bf16 pairs as with f32 in the same time, so twice the
-// products (Zen 4: 228 against 110 Gflop/s a core). Intel's do a quarter of them, so half the
-// products (Sapphire Rapids: 92 against 178), and f32 is the more exact too.
-bool bf16_is_faster(Isa isa) {
-#if defined(__x86_64__)
-  return isa == Isa::avx512 && __builtin_cpu_is("amd") != 0;
-#else
-  (void)isa;
-  return false;
-#endif
-}
-
 const char* name(Isa isa) {
   switch (isa) {
     case Isa::baseline:
