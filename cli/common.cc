@@ -21,6 +21,10 @@
 namespace sedpa::cli {
 namespace {
 
+Compute compute_of(const std::string& name) {
+  return name == "f32" ? Compute::f32 : name == "bf16" ? Compute::bf16 : Compute::fast;
+}
+
 std::vector<std::string>& held_notes() {
   static std::vector<std::string> notes;
   return notes;
@@ -154,14 +158,6 @@ void add_examples(CLI::App& command, const std::vector<std::string>& lines) {
   for (const std::string& line : lines) footer += "\n  " + line;
   command.footer(footer);
 }
-
-namespace {
-
-Compute compute_of(const std::string& name) {
-  return name == "f32" ? Compute::f32 : name == "bf16" ? Compute::bf16 : Compute::fast;
-}
-
-}  // namespace
 
 EngineOptions engine_options(const ModelOptions& options) {
   EngineOptions engine{.model = options.model,

@@ -44,8 +44,10 @@ def draw(options):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="sedpa-plots", description="Pictures of sedpa's results.")
-    parser.add_argument("picture", choices=("heads", "compare", "masking", "needles", "sparsity", "frontier"))
-    parser.add_argument("files", nargs="+", help="pattern directories, tables (.tsv) or JSON lines; of sparsity folders too")
+    parser.add_argument("picture", choices=("heads", "compare", "masking", "needles", "sparsity",
+                                            "frontier"))
+    parser.add_argument("files", nargs="+", help="pattern directories, tables (.tsv) or JSON lines,"
+                                                 " of sparsity folders of them too")
     parser.add_argument("-o", "--output", required=True, help="the picture: .png, .pdf or .svg")
     parser.add_argument("--title")
     parser.add_argument("--loss", choices=figures.LOSSES, default="kl", help="of frontier")
