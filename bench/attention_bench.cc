@@ -51,6 +51,7 @@ void run(benchmark::State& state, const Bench& b) {
 
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
+  const LayerShape shape = LayerShape::plain(b.shape);
   std::vector<float> qkv(b.tokens * b.shape.qkv_cols());
   for (float& x : qkv) x = normal(random);
   std::vector<float> out(b.tokens * b.shape.out_cols());
@@ -61,8 +62,8 @@ void run(benchmark::State& state, const Bench& b) {
   for (auto _ : state) {
     attention.begin_step({.tokens = ids, .past = b.past}, cache);
     for (int layer = 0; layer < b.layers; ++layer) {
-      attention.attention(in_rows, cache.layer(layer), out_rows);
-      if (b.commit) attention.commit(in_rows, cache.layer(layer));
+      attention.attention(in_rows, shape, cache.layer(layer), out_rows);
+      if (b.commit) attention.commit(in_rows, shape, cache.layer(layer));
     }
   }
   double pairs = 0;

@@ -96,27 +96,70 @@ std::int64_t KvGeometry::capacity(int head_class) const {
   return plan.classes[head_class].capacity(context);
 }
 
-namespace {
-
-// Heads of a class over all layers.
-std::int64_t heads_of_class(const HeadPlan& plan, int head_class) {
-  std::int64_t heads = 0;
-  for (const LayerHeads& layer : plan.layers) heads += layer.count(head_class);
-  return heads;
+HeadWidths KvGeometry::row_widths(std::size_t layer, int head_class) const {
+  const LayerHeads& of = plan.layers[layer];
+  if (widths.empty()) {
+    return of.count(head_class) > 0 ? HeadWidths{head_dim, head_dim} : HeadWidths{};
+  }
+  HeadWidths widest;
+  const std::span<const HeadWidths> all =
+      std::span(widths).subspan(layer * of.order.size(), of.order.size());
+  for (const std::int32_t head : of.heads(head_class)) {
+    widest.key = std::max(widest.key, all[static_cast<std::size_t>(head)].key);
+    widest.value = std::max(widest.value, all[static_cast<std::size_t>(head)].value);
+  }
+  return widest;
 }
 
-std::size_t product(std::int64_t heads, std::int64_t tokens, std::int64_t row_pair_bytes) {
-  const auto rows = checked_mul<std::int64_t>(heads, tokens);
-  const auto bytes = rows ? checked_mul<std::int64_t>(*rows, row_pair_bytes) : std::nullopt;
+namespace {
+
+std::size_t product(std::int64_t row_pair_bytes, std::int64_t tokens) {
+  const auto bytes = checked_mul<std::int64_t>(row_pair_bytes, tokens);
   if (!bytes) {
-    fail("KV cache of {} heads x {} tokens x {} bytes is too large: its size overflows", heads,
-         tokens, row_pair_bytes);
+    fail("KV cache of {} tokens x {} bytes is too large: its size overflows", tokens,
+         row_pair_bytes);
   }
   return static_cast<std::size_t>(*bytes);
 }
 
-std::int64_t row_pair_bytes(const KvGeometry& geometry) {
-  return 2 * kv_row_bytes(geometry.dtype, geometry.head_dim);
+// Bytes of one token's keys and values of a class, over all layers.
+std::int64_t row_pair_bytes(const KvGeometry& geometry, int head_class) {
+  std::int64_t sum = 0;
+  for (std::size_t layer = 0; layer < geometry.plan.layers.size(); ++layer) {
+    const HeadWidths widths = geometry.row_widths(layer, head_class);
+    const std::int64_t pair =
+        kv_row_bytes(geometry.dtype, widths.key) + kv_row_bytes(geometry.dtype, widths.value);
+    const std::int64_t heads = geometry.plan.layers[layer].count(head_class);
+    const auto of_layer = checked_mul<std::int64_t>(heads, pair);
+    const auto so_far = of_layer ? checked_add<std::int64_t>(sum, *of_layer) : std::nullopt;
+    if (!so_far) {
+      fail("KV cache of {} heads x {} bytes is too large: its size overflows", heads, pair);
+    }
+    sum = *so_far;
+  }
+  return sum;
+}
+
+void check_widths(const KvGeometry& geometry) {
+  std::size_t heads = 0;
+  for (const LayerHeads& layer : geometry.plan.layers) {
+    if (layer.order.size() != geometry.plan.layers.front().order.size()) {
+      fail("KV cache: thin heads in layers of {} and of {} KV heads, expected as many in each",
+           geometry.plan.layers.front().order.size(), layer.order.size());
+    }
+    heads += layer.order.size();
+  }
+  if (geometry.widths.size() != heads) {
+    fail("KV cache: widths of {} heads, expected {}", geometry.widths.size(), heads);
+  }
+  for (const HeadWidths& widths : geometry.widths) {
+    for (const std::int32_t width : {widths.key, widths.value}) {
+      if (width < 2 || width % 2 != 0 || width > geometry.head_dim) {
+        fail("KV cache: width of a head is {}, expected an even number from 2 to {}", width,
+             geometry.head_dim);
+      }
+    }
+  }
 }
 
 void check(const KvGeometry& geometry) {
@@ -134,13 +177,14 @@ void check(const KvGeometry& geometry) {
            head_class.sink, head_class.middle, head_class.recent);
     }
   }
+  if (!geometry.widths.empty()) check_widths(geometry);
 }
 
 }  // namespace
 
 std::size_t KvGeometry::arena_bytes(int head_class) const {
   check(*this);
-  return product(heads_of_class(plan, head_class), capacity(head_class), row_pair_bytes(*this));
+  return product(row_pair_bytes(*this, head_class), capacity(head_class));
 }
 
 std::size_t KvGeometry::bytes() const {
@@ -155,7 +199,7 @@ std::size_t KvGeometry::read_bytes(std::int64_t length) const {
   for (int head_class = 0; head_class < kHeadClasses; ++head_class) {
     const HeadClass& kept = plan.classes[head_class];
     const std::int64_t keys = stored_keys(kept, length).count();
-    bytes += product(heads_of_class(plan, head_class), keys, row_pair_bytes(*this));
+    bytes += product(row_pair_bytes(*this, head_class), keys);
   }
   return bytes;
 }
@@ -166,7 +210,6 @@ std::size_t KvGeometry::read_bytes(std::int64_t length) const {
 KvCache::KvCache(KvGeometry geometry, std::array<std::byte*, kHeadClasses> arenas)
     : geometry_(std::move(geometry)) {
   check(geometry_);
-  const std::int64_t row_bytes = kv_row_bytes(geometry_.dtype, geometry_.head_dim);
   layers_.resize(geometry_.plan.layers.size());
   for (int head_class = 0; head_class < kHeadClasses; ++head_class) {
     // Throws when the sizes overflow: the sums below then cannot.
@@ -182,13 +225,16 @@ KvCache::KvCache(KvGeometry geometry, std::array<std::byte*, kHeadClasses> arena
       KvBlock& block = layers_[i].blocks[head_class];
       block.heads = heads.count(head_class);
       block.capacity = capacity;
-      block.key_row_bytes = row_bytes;
-      block.value_row_bytes = row_bytes;
-      const std::int64_t half = block.heads * capacity * row_bytes;  // the keys, or the values
-      if (half > 0) {
+      const HeadWidths widths = geometry_.row_widths(i, head_class);
+      block.key_dim = widths.key;
+      block.value_dim = widths.value;
+      block.key_row_bytes = kv_row_bytes(geometry_.dtype, widths.key);
+      block.value_row_bytes = kv_row_bytes(geometry_.dtype, widths.value);
+      const std::int64_t rows = block.heads * capacity;
+      if (rows > 0) {
         block.keys = at;
-        block.values = at + half;
-        at += 2 * half;
+        block.values = at + rows * block.key_row_bytes;
+        at += rows * (block.key_row_bytes + block.value_row_bytes);
       }
     }
     const HeadClass& kept = geometry_.plan.classes[head_class];

@@ -60,7 +60,10 @@ struct KvGeometry {
   std::int64_t context = 0;  // tokens that can be committed
   std::int32_t head_dim = 0;
   KvDtype dtype = KvDtype::f16;
+  std::vector<HeadWidths> widths = {};  // [layers, kv_heads]; empty: head_dim everywhere
 
+  /// Numbers of the rows of a layer's class: its widest head's. 0 when it has no heads.
+  [[nodiscard]] HeadWidths row_widths(std::size_t layer, int head_class) const;
   /// Slots of one head of a class.
   [[nodiscard]] std::int64_t capacity(int head_class) const;
   /// Bytes of a class's arena; throws Error when the product overflows.

@@ -8,7 +8,8 @@
 // A row is one head vector of one token. f32, f16 and bf16 rows are plain numbers; q8 and q4 rows
 // are their f16 scales, one for 32 numbers (the last block may be shorter), then the codes: int8,
 // or two 4-bit codes (value + 8) a byte, number 2i in the low half of byte i. Every row size is
-// even; rows of a head are contiguous.
+// even; rows of a head are contiguous. Key rows and value rows may have different numbers, and they
+// may differ from layer to layer and class to class (thin heads).
 #include <cstddef>
 #include <cstdint>
 
@@ -36,12 +37,23 @@ constexpr std::int64_t kv_row_bytes(KvDtype dtype, std::int64_t dim) {
   return 0;
 }
 
-/// One class of one layer, as kernels see it.
+/// How many numbers the keys and the values of a KV head have: head_dim both, but for thin heads.
+struct HeadWidths {
+  std::int32_t key = 0;
+  std::int32_t value = 0;
+
+  friend bool operator==(const HeadWidths&, const HeadWidths&) = default;
+};
+
+/// One class of one layer, as kernels see it. Its rows are as wide as its widest head; a narrower
+/// head's rows end in zeros.
 struct KvBlock {
   std::byte* keys = nullptr;    // [heads, capacity, key_row_bytes]
   std::byte* values = nullptr;  // [heads, capacity, value_row_bytes]
   std::int32_t heads = 0;
-  std::int64_t capacity = 0;  // slots of each head
+  std::int64_t capacity = 0;   // slots of each head
+  std::int32_t key_dim = 0;    // numbers of a key row
+  std::int32_t value_dim = 0;  // numbers of a value row
   std::int64_t key_row_bytes = 0;
   std::int64_t value_row_bytes = 0;
 

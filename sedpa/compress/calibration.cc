@@ -51,8 +51,10 @@ Rows RowStore::of(std::size_t sequence) const {
 }
 
 ModelConfig with_useful_ranks(ModelConfig config) {
-  for (const Place& place : attention_places(config, 0)) {
-    config.max_rank = std::max(config.max_rank, most_useful_rank(place.rows, place.cols));
+  for (std::int32_t layer = 0; layer < config.layers; ++layer) {
+    for (const Place& place : attention_places(config, layer)) {
+      config.max_rank = std::max(config.max_rank, most_useful_rank(place.rows, place.cols));
+    }
   }
   return config;
 }
@@ -68,7 +70,6 @@ LayerRunner::LayerRunner(Ops& ops, const ModelConfig& config, std::int64_t max_t
       config_(config),
       geometry_(geometry_of(config, max_tokens)),
       arenas_{ops.allocate(geometry_.arena_bytes(0)), ops.allocate(geometry_.arena_bytes(1))},
-      cache_(geometry_, {arenas_[0].data, arenas_[1].data}),
       activations_(Activations::make(config, max_tokens, 0, ops)) {
   ops.reserve(forward_plan(config, max_tokens, max_tokens, geometry_.plan));
 }
@@ -97,12 +98,19 @@ Rows LayerRunner::normed(const Layer& layer, Rows x) {
 
 Rows LayerRunner::attend(const Layer& layer, std::span<const std::int32_t> tokens, Rows x) {
   const auto chunk = [&](Rows rows) { return rows.range(0, x.rows); };
-  const Rows qkv = chunk(activations_.qkv);
-  const Rows o = chunk(activations_.o);
-  ops_.begin_step({.tokens = tokens, .past = 0}, cache_);
+  const LayerShape& shape = layer.shape;
+  const Rows qkv = chunk(activations_.qkv).columns(0, shape.qkv_cols);
+  const Rows o = chunk(activations_.o).columns(0, shape.out_cols);
+  // Always empty: a sequence is one chunk. Rows no wider than the arenas have room for.
+  KvGeometry geometry = geometry_;
+  for (const HeadColumns& head : shape.heads) {
+    geometry.widths.push_back({.key = head.key_dim, .value = head.value_dim});
+  }
+  const KvCache cache(geometry, {arenas_[0].data, arenas_[1].data});
+  ops_.begin_step({.tokens = tokens, .past = 0}, cache);
   project_heads(ops_, config_, layer, x, chunk(activations_.h), qkv);
-  ops_.rope(qkv);
-  ops_.attention(qkv, cache_.layer(0), o);
+  ops_.rope(qkv, shape);
+  ops_.attention(qkv, shape, cache.layer(0), o);
   return o;
 }
 

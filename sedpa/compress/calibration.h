@@ -68,7 +68,7 @@ class LayerRunner {
   void embed(const WeightSource& source, std::span<const std::int32_t> tokens, Rows x);
   /// The norm that the projections of heads read. x, result [n, width]; until the next call.
   [[nodiscard]] Rows normed(const Layer& layer, Rows x);
-  /// What attention makes of x: [n, query_heads * head_dim]; until the next call.
+  /// What attention makes of x: [n, layer.shape.out_cols]; until the next call.
   [[nodiscard]] Rows attend(const Layer& layer, std::span<const std::int32_t> tokens, Rows x);
   /// The rest of the layer: out = the layer's output for its input x and attention's o. out may be
   /// x.
@@ -77,9 +77,8 @@ class LayerRunner {
  private:
   Ops& ops_;
   ModelConfig config_;
-  KvGeometry geometry_;
+  KvGeometry geometry_;  // of one layer, as wide as any
   std::array<Buffer, kHeadClasses> arenas_;
-  KvCache cache_;  // always empty: a sequence is one chunk
   Activations activations_;
 };
 

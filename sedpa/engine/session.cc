@@ -52,7 +52,8 @@ KvGeometry kv_geometry(const ModelConfig& config, const SessionOptions& options)
   return {.plan = options.heads,
           .context = options.context,
           .head_dim = config.head_dim,
-          .dtype = options.kv};
+          .dtype = options.kv,
+          .widths = config.thin.widths};
 }
 
 Session::Session(Engine& engine, SessionOptions options)

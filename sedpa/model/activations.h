@@ -12,8 +12,8 @@ namespace sedpa {
 struct Activations {
   Rows x;        // [max_tokens, width]: the residual stream
   Rows h;        // [max_tokens, width]: normed
-  Rows qkv;      // [max_tokens, qkv_cols]
-  Rows o;        // [max_tokens, query_heads * head_dim]
+  Rows qkv;      // [max_tokens, qkv_cols]; a layer of thin heads uses the first columns
+  Rows o;        // [max_tokens, query_heads * head_dim]; the same
   Rows gate_up;  // [max_tokens, 2 mlp_width]; over qkv and o
   Rows act;      // [max_tokens, mlp_width]
   Rows logits;   // [max_logit_rows, vocab_size]

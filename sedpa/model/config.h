@@ -5,12 +5,23 @@
 #include <vector>
 
 #include "sedpa/attention/head_plan.h"
+#include "sedpa/attention/kv_policy.h"
 #include "sedpa/format/gguf.h"
 #include "sedpa/format/hf_config.h"
 #include "sedpa/model/rope_scaling.h"
 #include "sedpa/ops/step.h"
 
 namespace sedpa {
+
+/// KV heads that hold fewer numbers than head_dim (docs/formats.md).
+struct ThinHeads {
+  std::vector<HeadWidths> widths;  // [layers, kv_heads]; empty: no head is thin
+  // The RoPE planes that the heads' queries and keys keep: of each layer and head in order its
+  // key / 2 planes, ascending. Pair i of a head turns by the angle of its i-th plane.
+  std::vector<std::int32_t> rope_planes;
+
+  [[nodiscard]] bool empty() const { return widths.empty(); }
+};
 
 /// What a decoder-only transformer is made of: everything that forward needs besides the weights.
 struct ModelConfig {
@@ -38,8 +49,11 @@ struct ModelConfig {
   RopeScaling rope_scaling;
   std::vector<float> rope_divisors;  // [rope_dim / 2] or empty
 
+  ThinHeads thin;
+
   std::int64_t max_rank = 0;  // of matrices stored as two factors, once weights were planned
 
+  /// The same for all layers; where heads are thin, the most that any can have.
   [[nodiscard]] AttentionShape attention() const;
   /// What a head keeps that is not made streaming: everything, or the model's own sliding window.
   [[nodiscard]] HeadClass native_class() const {

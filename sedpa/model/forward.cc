@@ -28,9 +28,9 @@ void project_heads(Ops& ops, const ModelConfig& c, const Layer& layer, Rows x, R
   ops.rms_norm(x, layer.attention_norm, c.norm_epsilon, h);
   project_qkv(ops, layer, h, qkv);
   if (layer.query_norm.empty()) return;
-  const AttentionShape shape = c.attention();
-  const Rows queries = qkv.columns(0, shape.key_begin());
-  const Rows keys = qkv.columns(shape.key_begin(), shape.value_begin() - shape.key_begin());
+  const LayerShape& shape = layer.shape;
+  const Rows queries = qkv.columns(0, shape.key_begin);
+  const Rows keys = qkv.columns(shape.key_begin, shape.value_begin - shape.key_begin);
   ops.head_norm(queries, layer.query_norm, c.norm_epsilon, queries);
   ops.head_norm(keys, layer.key_norm, c.norm_epsilon, keys);
 }
@@ -46,23 +46,25 @@ void forward(Ops& ops, const Model& model, const KvCache& cache, const Activatio
              const StepKey& key, const AttentionObserver& observer) {
   const ModelConfig& c = model.config;
   const auto chunk = [&](Rows rows) { return rows.range(0, key.tokens); };
-  const Rows qkv = chunk(a.qkv);
 
   ops.embed(model.embedding, chunk(a.x));
   for (std::int32_t i = 0; i < c.layers; ++i) {
     const Layer& layer = model.layers[static_cast<std::size_t>(i)];
+    const LayerShape& shape = layer.shape;
+    const Rows qkv = chunk(a.qkv).columns(0, shape.qkv_cols);
+    const Rows o = chunk(a.o).columns(0, shape.out_cols);
     project_heads(ops, c, layer, chunk(a.x), chunk(a.h), qkv);
-    ops.rope(qkv);
-    ops.attention(qkv, cache.layer(i), chunk(a.o));
-    ops.commit(qkv, cache.layer(i));
-    if (observer) observer(i, qkv, chunk(a.o));
+    ops.rope(qkv, shape);
+    ops.attention(qkv, shape, cache.layer(i), o);
+    ops.commit(qkv, shape, cache.layer(i));
+    if (observer) observer(i, qkv, o);
 
     // Nothing after the last layer's attention looks at another row, so only rows that get logits
     // go on.
     const std::int64_t rows = i + 1 < c.layers ? key.tokens : key.logit_rows;
     if (rows == 0) return;
     const auto rest = [&](Rows all) { return all.range(key.tokens - rows, rows); };
-    project_mlp(ops, c, layer, rest(a.x), rest(a.o), rest(a.x), rest(a.h), rest(a.gate_up));
+    project_mlp(ops, c, layer, rest(a.x), rest(o), rest(a.x), rest(a.h), rest(a.gate_up));
     ops.swiglu(rest(a.gate_up), rest(a.act));
     ops.linear_add(layer.down, rest(a.act), rest(a.x), rest(a.x));
   }

@@ -6,6 +6,7 @@
 
 #include "sedpa/core/fail.h"
 #include "sedpa/format/quant_blocks.h"
+#include "sedpa/model/layer_shape.h"
 
 namespace sedpa {
 namespace {
@@ -141,6 +142,10 @@ class Loader {
     bytes += vector.bytes;
   }
   void share(Model& model) { model.output.a = model.embedding; }
+  void shape(LayerShape& shape, const ModelConfig& config, std::int32_t layer) {
+    shape = load_layer_shape(config, layer, ops_);
+    bytes += layer_planes_bytes(config, layer);
+  }
 
   std::int64_t parameters = 0;
   std::size_t bytes = 0;
@@ -187,6 +192,9 @@ class Planner {
     plan.parameters += place.cols;
   }
   void share(Model&) {}
+  void shape(LayerShape&, const ModelConfig& config, std::int32_t layer) {
+    plan.weight_bytes += layer_planes_bytes(config, layer);
+  }
 
   WeightPlan plan;
   std::uint64_t source_bytes = 0;
@@ -236,6 +244,7 @@ template <class Visitor>
 void walk_layer(const ModelConfig& c, const WeightSource& source, std::int32_t i, Layer& layer,
                 Visitor& visit) {
   const auto attention = attention_places(c, i);
+  visit.shape(layer.shape, c, i);
   visit.vector(layer.attention_norm, {Role::attention_norm, i, 0, c.width});
   walk_parts(source, layer.qkv, std::span(attention).first(3), visit);
   if (c.query_key_norm) {
@@ -272,12 +281,11 @@ void walk(const ModelConfig& c, const WeightSource& source, Model& model, Visito
 }  // namespace
 
 std::array<Place, 4> attention_places(const ModelConfig& c, std::int32_t layer) {
-  const std::int64_t query_rows = std::int64_t{c.query_heads} * c.head_dim;
-  const std::int64_t kv_rows = std::int64_t{c.kv_heads} * c.head_dim;
-  return {{{Role::query, layer, query_rows, c.width},
-           {Role::key, layer, kv_rows, c.width},
-           {Role::value, layer, kv_rows, c.width},
-           {Role::attention_output, layer, c.width, query_rows}}};
+  const LayerShape shape = layer_columns(c, layer);
+  return {{{Role::query, layer, shape.key_begin, c.width},
+           {Role::key, layer, shape.value_begin - shape.key_begin, c.width},
+           {Role::value, layer, shape.qkv_cols - shape.value_begin, c.width},
+           {Role::attention_output, layer, c.width, shape.out_cols}}};
 }
 
 std::unique_ptr<WeightSource> checkpoint_weights(const Checkpoint& checkpoint,

@@ -18,11 +18,12 @@ namespace sedpa {
 /// one Linear, so are the MLP's gate and up projections. A projection that is stored as two
 /// low-rank factors is a Linear of its own, and what stands before and behind it too.
 struct Layer {
+  LayerShape shape;
   Vector attention_norm;    // [width]
-  std::vector<Linear> qkv;  // one after the other [query_heads + 2 kv_heads] * head_dim x width
+  std::vector<Linear> qkv;  // one after the other shape.qkv_cols x width
   Vector query_norm;        // [head_dim] or empty
   Vector key_norm;          // [head_dim] or empty
-  Linear output;            // width x query_heads * head_dim
+  Linear output;            // width x shape.out_cols
   Vector mlp_norm;          // [width]
   Linear gate_up;           // 2 mlp_width x width
   Linear down;              // width x mlp_width

@@ -106,13 +106,16 @@ class Ops {
   virtual void linear(const Linear& weights, Rows x, Rows out) = 0;
   /// out = residual + linear(x). out may be residual.
   virtual void linear_add(const Linear& weights, Rows x, Rows residual, Rows out) = 0;
-  /// Rotates the query and key heads of qkv [tokens, qkv_cols] in place, at the step's positions.
-  virtual void rope(Rows qkv) = 0;
+  /// Rotates the query and key heads of qkv [tokens, shape.qkv_cols] in place, at the step's
+  /// positions.
+  virtual void rope(Rows qkv, const LayerShape& shape) = 0;
   /// Both head classes in one operation: each query sees the cache as it was before the chunk and
-  /// the chunk's own keys and values, under its class's mask. qkv rotated; out [tokens, out_cols].
-  virtual void attention(Rows qkv, const KvLayer& cache, Rows out) = 0;
-  /// Stores the chunk's keys and values where the plan says.
-  virtual void commit(Rows qkv, const KvLayer& cache) = 0;
+  /// the chunk's own keys and values, under its class's mask. qkv rotated; out [tokens,
+  /// shape.out_cols].
+  virtual void attention(Rows qkv, const LayerShape& shape, const KvLayer& cache, Rows out) = 0;
+  /// Stores the chunk's keys and values where the plan says, each row filled up with zeros to its
+  /// class's width.
+  virtual void commit(Rows qkv, const LayerShape& shape, const KvLayer& cache) = 0;
   /// out = silu(gate) * up for rows [gate | up]. gate_up [n, 2 width], out [n, width].
   virtual void swiglu(Rows gate_up, Rows out) = 0;
   /// out = 0, whatever was there.

@@ -145,6 +145,7 @@ std::vector<std::vector<float>> run(const Model& m, const Setting& setting,
   std::vector<std::byte> window(geometry.arena_bytes(kStreaming), std::byte{0xff});
   KvCache cache(geometry, {full.data(), window.data()});
 
+  const LayerShape shape = LayerShape::plain(m.shape);
   std::vector<std::vector<float>> outs(m.plan.layers.size(),
                                        std::vector<float>(m.tokens * m.shape.out_cols()));
   std::vector<float> qkv = m.qkv;
@@ -160,8 +161,8 @@ std::vector<std::vector<float>> run(const Model& m, const Setting& setting,
     for (std::size_t layer = 0; layer < outs.size(); ++layer) {
       const Rows out = {outs[layer].data() + past * m.shape.out_cols(), tokens, m.shape.out_cols(),
                         m.shape.out_cols()};
-      attention.attention(in, cache.layer(static_cast<std::int64_t>(layer)), out);
-      attention.commit(in, cache.layer(static_cast<std::int64_t>(layer)));
+      attention.attention(in, shape, cache.layer(static_cast<std::int64_t>(layer)), out);
+      attention.commit(in, shape, cache.layer(static_cast<std::int64_t>(layer)));
     }
     cache.advance(tokens);
     past += tokens;

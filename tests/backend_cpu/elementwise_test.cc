@@ -34,7 +34,7 @@ TEST(Elementwise, RopeAtAnyPositionWithNumbersThatPass) {
     const std::int64_t cols = plan.attention.qkv_cols();
     const std::vector<float> before = random_numbers(static_cast<std::size_t>(300 * cols), 5);
     std::vector<float> qkv = before;
-    runner.rope({qkv.data(), 300, cols, cols});
+    runner.rope({qkv.data(), 300, cols, cols}, LayerShape::plain(plan.attention));
     for (std::int64_t t = 0; t < 300; ++t) {
       for (std::int64_t c = 0; c < cols; ++c) {
         const std::int64_t at = c % 16;

@@ -174,6 +174,8 @@ History stored_history(const Backend& backend, const AttentionCase& c, const Inp
   Sequence sequence(backend, config);
   const std::int64_t cols = config.attention.qkv_cols();
 
+  const LayerShape shape = LayerShape::plain(config.attention);
+
   sequence.begin(c.tokens());
   std::vector<DeviceRows> qkv;
   for (const auto& values : inputs) {
@@ -182,7 +184,7 @@ History stored_history(const Backend& backend, const AttentionCase& c, const Inp
   }
   run(sequence.ops(), c.tokens(), [&] {
     for (std::size_t layer = 0; layer < inputs.size(); ++layer) {
-      sequence.ops().commit(qkv[layer].view(),
+      sequence.ops().commit(qkv[layer].view(), shape,
                             sequence.cache().layer(static_cast<std::int64_t>(layer)));
     }
   });
@@ -264,6 +266,7 @@ void run_steps(const Backend& backend, const AttentionCase& c, const HeadPlan& p
   const SequenceConfig config = config_of(c, plan);
   const std::int64_t cols = config.attention.qkv_cols();
   const std::int64_t out_cols = config.attention.out_cols();
+  const LayerShape shape = LayerShape::plain(config.attention);
   Sequence sequence(backend, config);
   Ops& ops = sequence.ops();
   DeviceRows qkv(ops, config.max_tokens, cols);
@@ -283,7 +286,7 @@ void run_steps(const Backend& backend, const AttentionCase& c, const HeadPlan& p
                   rows.begin());
       qkv.write(rows);
       const auto actual = run_checked(
-          ops, out, tokens, [&] { ops.attention(qkv.view(tokens), kv, out.view(tokens)); });
+          ops, out, tokens, [&] { ops.attention(qkv.view(tokens), shape, kv, out.view(tokens)); });
       const std::int64_t skipped =
           std::clamp<std::int64_t>(c.tokens() - c.checked_queries - past, 0, tokens);
       expect_within(std::span(actual).subspan(static_cast<std::size_t>(skipped * out_cols)),
@@ -293,7 +296,7 @@ void run_steps(const Backend& backend, const AttentionCase& c, const HeadPlan& p
                     some_rows(expected.bound[static_cast<std::size_t>(layer)], past + skipped,
                               tokens - skipped));
       // Attention leaves the cache's visible part alone; commit after it, as forward has it.
-      run(ops, tokens, [&] { ops.commit(qkv.view(tokens), kv); });
+      run(ops, tokens, [&] { ops.commit(qkv.view(tokens), shape, kv); });
     }
 
     // Slots that the plan does not name keep their bytes.

@@ -199,6 +199,7 @@ TEST(Rope, BothStylesAnywhere) {
     config.geometry.plan = HeadPlan::uniform(1, c.kv_heads, HeadClass::window(1, 0, 4));
     config.geometry.plan.classes[kStreaming] = HeadClass::window(1, 0, 4);
 
+    const LayerShape shape = LayerShape::plain(config.attention);
     const std::int64_t cols = config.attention.qkv_cols();
     const std::int64_t heads = c.query_heads + c.kv_heads;
     const auto input = normal(random, kTokens * cols);
@@ -228,7 +229,7 @@ TEST(Rope, BothStylesAnywhere) {
         std::vector<float> first;
         for (int repeat = 0; repeat < 2; ++repeat) {
           rows.write(input);
-          run(sequence.ops(), tokens, [&] { sequence.ops().rope(rows.view(tokens)); });
+          run(sequence.ops(), tokens, [&] { sequence.ops().rope(rows.view(tokens), shape); });
           EXPECT_EQ(rows.damage(kTokens), "");
           const auto actual = rows.read(kTokens);
           expect_within(actual, tokens, expected, bound);

@@ -241,8 +241,9 @@ void CpuAttention::State::make_lists(const HeadPlan& plan) {
 // --- Attention
 // ------------------------------------------------------------------------------------
 
-void CpuAttention::attention(Rows qkv, const KvLayer& layer, Rows out) {
+void CpuAttention::attention(Rows qkv, const LayerShape& shape, const KvLayer& layer, Rows out) {
   State& s = *state_;
+  if (!shape.is_plain(s.shape)) fail("thin heads do not run yet");
   s.qkv = qkv;
   s.out = out;
   s.layer = &layer;
@@ -562,8 +563,9 @@ void CpuAttention::State::run_tile(const WorkPiece& piece, const HeadSource& sou
 // --- Commit
 // ---------------------------------------------------------------------------------------
 
-void CpuAttention::commit(Rows qkv, const KvLayer& layer) {
+void CpuAttention::commit(Rows qkv, const LayerShape& shape, const KvLayer& layer) {
   State& s = *state_;
+  if (!shape.is_plain(s.shape)) fail("thin heads do not run yet");
   for (int head_class = 0; head_class < kHeadClasses; ++head_class) {
     const KvBlock& block = layer.blocks[head_class];
     const StepClass& of = s.classes[head_class];

@@ -33,10 +33,10 @@ class CpuAttention {
   /// Step state: who does which piece, which slots are read, where commit will store. `cache` is at
   /// length step.past and outlives the step. Throws Error when the step exceeds the plan.
   void begin_step(const Step& step, const KvCache& cache);
-  /// qkv [tokens, qkv_cols], rotated; out [tokens, out_cols]. See Ops::attention.
-  void attention(Rows qkv, const KvLayer& layer, Rows out);
+  /// qkv [tokens, shape.qkv_cols], rotated; out [tokens, shape.out_cols]. See Ops::attention.
+  void attention(Rows qkv, const LayerShape& shape, const KvLayer& layer, Rows out);
   /// Stores the chunk's keys and values in the slots that the plan says.
-  void commit(Rows qkv, const KvLayer& layer);
+  void commit(Rows qkv, const LayerShape& shape, const KvLayer& layer);
 
  private:
   struct State;

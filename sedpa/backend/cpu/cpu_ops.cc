@@ -103,11 +103,13 @@ class CpuOps final : public Ops {
   void linear_add(const Linear& weights, Rows x, Rows residual, Rows out) override {
     linear_.run(weights, x, residual, out);
   }
-  void rope(Rows qkv) override { elementwise_.rope(qkv); }
-  void attention(Rows qkv, const KvLayer& cache, Rows out) override {
-    attention_.attention(qkv, cache, out);
+  void rope(Rows qkv, const LayerShape& shape) override { elementwise_.rope(qkv, shape); }
+  void attention(Rows qkv, const LayerShape& shape, const KvLayer& cache, Rows out) override {
+    attention_.attention(qkv, shape, cache, out);
   }
-  void commit(Rows qkv, const KvLayer& cache) override { attention_.commit(qkv, cache); }
+  void commit(Rows qkv, const LayerShape& shape, const KvLayer& cache) override {
+    attention_.commit(qkv, shape, cache);
+  }
   void swiglu(Rows gate_up, Rows out) override { elementwise_.swiglu(gate_up, out); }
   void clear(Rows out) override {
     for (std::int64_t i = 0; i < out.rows; ++i) std::fill_n(out.row(i), out.cols, 0.0f);

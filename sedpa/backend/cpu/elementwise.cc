@@ -10,6 +10,9 @@
 namespace sedpa::cpu {
 namespace {
 
+// Planes are told by a byte.
+constexpr std::int64_t kMostPlanes = 256;
+
 std::int64_t rope_pairs(const OpsPlan& plan) { return plan.rope.dim / 2; }
 
 }  // namespace
@@ -86,15 +89,39 @@ void ElementwiseRunner::head_norm(Rows x, const Vector& weight, float eps, Rows 
   });
 }
 
-void ElementwiseRunner::rope(Rows qkv) {
-  const std::int64_t pairs = rope_.dim / 2;
-  const std::int64_t heads = attention_.query_heads + attention_.kv_heads;
+void ElementwiseRunner::rope(Rows qkv, const LayerShape& shape) {
+  const std::int64_t angles = rope_.dim / 2;
+  const std::int64_t planes = attention_.head_dim / 2;
+  const std::int32_t group = attention_.group();
   const auto rotate =
       rope_.style == RopeStyle::neighbours ? kernels_.rotate_neighbours : kernels_.rotate_halves;
-  for_rows(pool_, qkv.rows, attention_.value_begin(), [&](std::int64_t row) {
-    for (std::int64_t head = 0; head < heads; ++head) {
-      rotate(qkv.row(row) + head * attention_.head_dim, cos_ + row * pairs, sin_ + row * pairs,
-             pairs);
+  for_rows(pool_, qkv.rows, shape.value_begin, [&](std::int64_t row) {
+    float* const numbers = qkv.row(row);
+    const float* cos = cos_ + row * angles;
+    const float* sin = sin_ + row * angles;
+    const auto rotate_head = [&](const HeadColumns& head, const float* head_cos,
+                                 const float* head_sin, std::int64_t pairs) {
+      for (std::int32_t g = 0; g < group; ++g) {
+        rotate(numbers + head.query + g * head.key_dim, head_cos, head_sin, pairs);
+      }
+      rotate(numbers + head.key, head_cos, head_sin, pairs);
+    };
+    for (std::size_t i = 0; i < shape.heads.size(); ++i) {
+      const HeadColumns& head = shape.heads[i];
+      if (shape.planes == nullptr) {
+        rotate_head(head, cos, sin, angles);
+        continue;
+      }
+      // The angles of the planes that the head has kept, side by side.
+      const std::uint8_t* kept = shape.planes + static_cast<std::int64_t>(i) * planes;
+      float own_cos[kMostPlanes];
+      float own_sin[kMostPlanes];
+      const std::int64_t pairs = head.key_dim / 2;
+      for (std::int64_t pair = 0; pair < pairs; ++pair) {
+        own_cos[pair] = cos[kept[pair]];
+        own_sin[pair] = sin[kept[pair]];
+      }
+      rotate_head(head, own_cos, own_sin, pairs);
     }
   });
 }

@@ -33,7 +33,7 @@ class ElementwiseRunner {
   void embed(const Weight& table, Rows out);
   void rms_norm(Rows x, const Vector& weight, float eps, Rows out);
   void head_norm(Rows x, const Vector& weight, float eps, Rows out);
-  void rope(Rows qkv);
+  void rope(Rows qkv, const LayerShape& shape);
   void swiglu(Rows gate_up, Rows out);
 
  private:
