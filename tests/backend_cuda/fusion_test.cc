@@ -120,28 +120,59 @@ TEST(Fusion, OnlyNeighboursThatHandOnTheirRowsAreJoined) {
 }
 
 // As when query, key and value are stored as factors: each product takes the norm in, since rows
-// that only joined neighbours read are not written.
+// that only joined neighbours read are not written, and they go side by side.
 TEST(Fusion, ANormGoesIntoAllThatReadIt) {
   Pass pass;
   Linear query;
   Linear key_value;
-  OpList ops = {pass.norm(0), LinearOp{&query, pass.h, {}, pass.qkv_rows.columns(0, 8)},
-                LinearOp{&key_value, pass.h, {}, pass.qkv_rows.columns(8, 16)}};
+  const Rows parts[] = {pass.qkv_rows.columns(0, 8), pass.qkv_rows.columns(8, 16)};
+  OpList ops = {pass.norm(0), LinearOp{&query, pass.h, {}, parts[0]},
+                LinearOp{&key_value, pass.h, {}, parts[1]}};
   for (const Op& op : pass.attention(false)) ops.push_back(op);
   const auto launches = fuse(ops);
-  ASSERT_EQ(launches.size(), 3u);
-  for (const int i : {0, 1}) {
-    const auto& job = std::get<LinearJob>(launches[static_cast<std::size_t>(i)]);
-    EXPECT_EQ(job.linear, i == 0 ? &query : &key_value);
-    EXPECT_EQ(job.x, pass.x);
-    EXPECT_EQ(job.norm.weight, pass.weights[0]);
-    EXPECT_EQ(job.out, i == 0 ? pass.qkv_rows.columns(0, 8) : pass.qkv_rows.columns(8, 16));
+  ASSERT_EQ(launches.size(), 2u);
+  const auto& jobs = std::get<std::vector<LinearJob>>(launches[0]);
+  ASSERT_EQ(jobs.size(), 2u);
+  for (const std::size_t i : {0u, 1u}) {
+    EXPECT_EQ(jobs[i].linear, i == 0 ? &query : &key_value);
+    EXPECT_EQ(jobs[i].x, pass.x);
+    EXPECT_EQ(jobs[i].norm.weight, pass.weights[0]);
+    EXPECT_EQ(jobs[i].out, parts[i]);
   }
 
   // What the first writes over cannot be normed again for the second.
   const OpList over = {pass.norm(0), LinearOp{&query, pass.h, {}, pass.x},
                        LinearOp{&key_value, pass.h, {}, pass.qkv_rows}};
   EXPECT_EQ(fuse(over).size(), 3u);
+}
+
+// One after the other: what one writes another reads or writes too, or rows are many.
+TEST(Fusion, OnlyProductsThatDoNotNeedEachOtherGoSideBySide) {
+  Pass pass;
+  Linear first;
+  Linear second;
+  const Rows left = pass.qkv_rows.columns(0, 8);
+  const Rows right = pass.qkv_rows.columns(8, 16);
+  const auto launches_of = [&](const LinearOp& a, const LinearOp& b) {
+    const auto launches = fuse(OpList{pass.norm(0), a, b});
+    for (const Launch& launch : launches) {
+      if (std::holds_alternative<NormOp>(launch)) return std::size_t{0};
+    }
+    return launches.size();
+  };
+  EXPECT_EQ(launches_of({&first, pass.h, {}, left}, {&second, pass.h, {}, right}), 1u);
+  EXPECT_EQ(launches_of({&first, pass.h, {}, left}, {&second, pass.h, {}, pass.qkv_rows}), 2u);
+  EXPECT_EQ(launches_of({&first, pass.h, {}, left}, {&second, pass.h, left, right}), 2u);
+  EXPECT_EQ(launches_of({&first, pass.h, {}, left}, {&second, pass.h, {}, pass.x}), 2u)
+      << "the first reads x";
+
+  OpList many = {pass.norm(0), LinearOp{&first, pass.h, {}, left},
+                 LinearOp{&second, pass.h, {}, right}};
+  for (Op& op : many) {
+    if (auto* norm = std::get_if<NormOp>(&op)) norm->x.rows = norm->out.rows = 2;
+    if (auto* linear = std::get_if<LinearOp>(&op)) linear->x.rows = linear->out.rows = 2;
+  }
+  EXPECT_EQ(fuse(many).size(), 2u);
 }
 
 // As when heads are masked: between attention, which still is one launch, and the projection.

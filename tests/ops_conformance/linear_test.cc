@@ -330,5 +330,136 @@ TEST(Linear, LowRank) {
   }
 }
 
+// More bytes than a backend shares out evenly beforehand: who multiplies a row may be left to who
+// comes first. Rows repeat, so that a few of them are enough for the reference.
+TEST(Linear, ManyBytes) {
+  Random random(19);
+  constexpr std::int64_t kDistinct = 61;
+  for (const auto& [rows, cols] : {std::pair{27001, 1024}, {2600, 10248}}) {
+    const StoredMatrix some = stored_matrix(random, Dtype::bf16, kDistinct, cols);
+    const auto stride = static_cast<std::size_t>(cols) * 2;
+    const MatrixSource source{.dtype = Dtype::bf16,
+                              .rows = rows,
+                              .cols = cols,
+                              .read = [&](std::int64_t first, std::int64_t count, std::byte* out) {
+                                for (std::int64_t i = 0; i < count; ++i) {
+                                  const auto from =
+                                      static_cast<std::size_t>((first + i) % kDistinct);
+                                  std::copy_n(some.bytes.data() + from * stride, stride,
+                                              out + static_cast<std::size_t>(i) * stride);
+                                }
+                              }};
+    const auto input = activations(random, Activations::natural, 1, cols);
+    const Matrix x(1, cols, input);
+    const Matrix of_some = reference::linear(some.values, kNone, x, {}, {});
+    for (const Backend& backend : backends()) {
+      SCOPED_TRACE(fmt::format("{}: {} x {}", backend.name, rows, cols));
+      LinearCase c;
+      c.a.push_back(some);
+      const Matrix bound_of_some = case_bound(backend, c, x, {}, {});
+      Matrix expected(1, rows);
+      Matrix bound(1, rows);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        expected.at(0, i) = of_some.at(0, i % kDistinct);
+        bound.at(0, i) = bound_of_some.at(0, i % kDistinct);
+      }
+      const auto ops = make(backend, 1, cols, 0);
+      Linear linear;
+      linear.a = ops->make_weight({&source, 1});
+      DeviceRows in(*ops, 1, cols, 8);
+      in.write(input);
+      DeviceRows out(*ops, 1, rows);
+      const auto actual =
+          run_checked(*ops, out, 1, [&] { ops->linear(linear, in.view(), out.view()); });
+      expect_within(actual, 1, expected, bound);
+    }
+  }
+}
+
+// Query, key and value behind one norm, each whole or two factors, of other types and ranks: a
+// backend may do what does not wait for each other side by side. x is +1 and -1, so that the norm
+// leaves it as it is, and the norm's weights make the row.
+TEST(Linear, PartsBehindANorm) {
+  Random random(20);
+  struct Part {
+    Dtype a, b;
+    std::int64_t rows, rank;  // rank 0: whole
+  };
+  constexpr Dtype kBf16 = Dtype::bf16, kF16 = Dtype::f16, kQ8 = Dtype::q8_0, kF32 = Dtype::f32;
+  const std::vector<std::vector<Part>> cases = {
+      {{kBf16, kBf16, 256, 64}, {kBf16, kBf16, 128, 32}, {kBf16, kBf16, 128, 96}},
+      {{kF16, kF16, 256, 64}, {kF16, kF16, 96, 0}, {kF16, kF16, 96, 8}},
+      {{kBf16, kQ8, 128, 0}, {kQ8, kF16, 64, 32}},
+      {{kBf16, kBf16, 40, 7}, {kBf16, kBf16, 24, 0}, {kQ8, kQ8, 24, 32}},
+      {{kF32, kF32, 40, 16}, {kBf16, kBf16, 24, 16}},
+      {{kQ8, kQ8, 1024, 256}, {kBf16, kBf16, 3, 8}, {Dtype::q4_k, Dtype::q4_k, 5, 256}},
+  };
+  constexpr std::int64_t kCols = 512;
+  constexpr std::int64_t kMost = 5;
+  const auto row = activations(random, Activations::natural, 1, kCols);
+  std::vector<float> signs;
+  std::vector<float> sizes;
+  for (const float number : row) {
+    signs.push_back(number < 0 ? -1.0f : 1.0f);
+    sizes.push_back(std::abs(number));
+  }
+  std::vector<float> input;
+  std::vector<float> normed;
+  for (std::int64_t t = 0; t < kMost; ++t) {
+    input.insert(input.end(), signs.begin(), signs.end());
+    normed.insert(normed.end(), row.begin(), row.end());
+  }
+  for (const std::vector<Part>& parts : cases) {
+    std::vector<LinearCase> linears;
+    std::int64_t cols = 0;
+    for (const Part& part : parts) {
+      LinearCase& c = linears.emplace_back();
+      const std::int64_t inner = part.rank > 0 ? part.rank : kCols;
+      c.a.push_back(stored_matrix(random, part.a, part.rows, inner));
+      if (part.rank > 0) c.b.push_back(stored_matrix(random, part.b, part.rank, kCols));
+      cols += part.rows;
+    }
+    const auto bias = normal(random, parts[0].rows);
+    for (const Backend& backend : backends()) {
+      SCOPED_TRACE(fmt::format("{}: {} columns", backend.name, cols));
+      const auto ops = make(backend, kMost, kCols, 256);
+      const Vector norm = ops->make_vector(sizes);
+      std::vector<Linear> all;
+      Matrix expected(kMost, cols);
+      Matrix bound(kMost, cols);
+      std::int64_t first = 0;
+      const Matrix x(kMost, kCols, normed);
+      for (const LinearCase& c : linears) {
+        const auto added = first == 0 ? std::span<const float>(bias) : std::span<const float>();
+        Linear& linear = all.emplace_back();
+        linear.a = make_weight(*ops, c.a);
+        if (!c.b.empty()) linear.b = make_weight(*ops, c.b);
+        if (!added.empty()) linear.bias = ops->make_vector(added);
+        take_columns(reference::linear(stack(c.a, false), stack(c.b, false), x, added, {}), first,
+                     expected);
+        take_columns(case_bound(backend, c, x, added, {}), first, bound);
+        first += linear.a.rows;
+      }
+      DeviceRows in(*ops, kMost, kCols, 8);
+      in.write(input);
+      DeviceRows between(*ops, kMost, kCols, 8);
+      DeviceRows out(*ops, kMost, cols);
+      for (const std::int64_t tokens : {std::int64_t{1}, kMost}) {
+        SCOPED_TRACE(fmt::format("{} tokens", tokens));
+        const auto actual = run_checked(*ops, out, tokens, [&] {
+          ops->rms_norm(in.view(tokens), norm, 0, between.view(tokens));
+          std::int64_t begin = 0;
+          for (const Linear& linear : all) {
+            ops->linear(linear, between.view(tokens),
+                        out.view(tokens).columns(begin, linear.a.rows));
+            begin += linear.a.rows;
+          }
+        });
+        expect_within(actual, tokens, expected, bound);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sedpa::conformance

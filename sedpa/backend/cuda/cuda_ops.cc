@@ -85,8 +85,9 @@ class ProgramScope {
 
 /// Whether a launch may become part of a program.
 bool may_join(const Launch& launch) {
-  return std::holds_alternative<LinearJob>(launch) || std::holds_alternative<MlpJob>(launch) ||
-         std::holds_alternative<AttentionJob>(launch);
+  return std::holds_alternative<LinearJob>(launch) ||
+         std::holds_alternative<std::vector<LinearJob>>(launch) ||
+         std::holds_alternative<MlpJob>(launch) || std::holds_alternative<AttentionJob>(launch);
 }
 
 /// Writes down what a pass asks for, joins neighbours and launches them; a pass of one token as a
@@ -304,6 +305,7 @@ class CudaOps final : public Ops {
                             static_cast<std::size_t>(op.out.rows), stream_.get()));
   }
   void perform(const LinearJob& job) { linear_.run(job); }
+  void perform(const std::vector<LinearJob>& jobs) { linear_.run(jobs); }
   void perform(const MlpJob& job) { linear_.run(job); }
   void perform(const AttentionJob& job) { attention_.run(job); }
 

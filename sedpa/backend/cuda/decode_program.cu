@@ -82,8 +82,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     wait_barrier(room.phase_ready(slot), parity);
     const ProgramPhase& phase = room.phase(slot);
     const std::int32_t wanted = i * static_cast<std::int32_t>(gridDim.x);
-    at = phase.attends ? perform(phase.attention, room.share(slot), room, wanted, at)
-                       : perform(phase.product, room, wanted, at);
+    at = phase.attends() ? perform(phase.attention, room.share(slot), room, wanted, at)
+                         : perform(own_product(phase), room, wanted, at);
     join();
     if (threadIdx.x == 0) {
       arrive(room.phase_read(slot));

@@ -1,6 +1,7 @@
 #pragma once
 // A pass of one token as one kernel. Its products and attentions are phases of a program that all
-// multiprocessors work through side by side; between phases they meet. One warp of each does
+// multiprocessors work through side by side; between phases they meet. Products that do not need
+// each other are one phase: each multiprocessor has a share of one of them. One warp of each does
 // nothing but ask for the bytes that its multiprocessor will need, weights, keys and values of all
 // phases one after the other, into one ring in shared memory. None of them change during the pass,
 // so the stream does not stop at a meeting: while the others form sums, meet and read their input,
@@ -14,47 +15,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
-#include "sedpa/backend/cuda/attention_params.h"
 #include "sedpa/backend/cuda/device.h"
-#include "sedpa/backend/cuda/gemv.h"
-#include "sedpa/backend/cuda/weight_format.h"
+#include "sedpa/backend/cuda/program_phases.h"
 
 namespace sedpa::cuda {
-
-inline constexpr int kProgramThreads = 256;        // that compute; a warp more asks for bytes
-inline constexpr int kProgramThreadCols = 64;      // of x, that a thread owns at most
-inline constexpr int kProgramTileBytes = 1 << 13;  // keys of a tile; values take as much
-
-/// Keys of a tile.
-constexpr int program_tile_keys(int head_dim) { return kProgramTileBytes / (2 * head_dim); }
-
-/// A product of one row. L threads share a row of the matrix; threads / L rows side by side are a
-/// step; a stage of the ring holds some steps, or a part of a row.
-struct ProductPhase {
-  GemvJob job;
-  RowLayout layout;
-  Dtype dtype = Dtype::f32;
-  std::int32_t row_threads_log2 = 5;  // L
-  std::int32_t stage_steps = 1;
-  std::int32_t row_parts = 1;   // 2: long rows of 16-bit numbers, half of the threads' pieces each
-  std::int32_t part_bytes = 0;  // of the first part; else of all rows of a stage
-  std::int32_t* drawn = nullptr;  // stages that have gone to who came first; zero at the start
-};
-
-/// A layer's attention, norms, RoPE and commit.
-struct AttentionPhase {
-  AttentionParams params;
-  DecodeRoom room;
-  const CUtensorMap* maps = nullptr;  // in device memory: keys, values of each class
-};
-
-struct alignas(16) ProgramPhase {
-  bool attends = false;
-  ProductPhase product;  // when it does not
-  AttentionPhase attention;
-};
 
 /// What the kernel is told.
 struct ProgramParams {
@@ -83,7 +50,8 @@ class DecodeProgram {
   DecodeProgram(const DeviceTraits& device, cudaStream_t stream);
 
   // Add a phase. False: it cannot be part of a program; whoever asked launches it, after `flush`.
-  [[nodiscard]] bool add(Dtype dtype, const GemvJob& job);
+  /// Up to kProgramProducts products, none of which reads or writes what another writes.
+  [[nodiscard]] bool add(std::span<const RowProduct> products);
   [[nodiscard]] bool add(const AttentionParams& params, const DecodeRoom& room);
   /// Launches the phases gathered since the last flush as one kernel.
   void flush();

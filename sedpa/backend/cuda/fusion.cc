@@ -1,5 +1,8 @@
 #include "sedpa/backend/cuda/fusion.h"
 
+#include <functional>
+#include <utility>
+
 namespace sedpa::cuda {
 namespace {
 
@@ -40,25 +43,49 @@ Joined join_mlp(std::span<const Op> ops) {
           4};
 }
 
+/// Whether two ranges of columns of single rows share a number.
+bool overlap(const Rows& a, const Rows& b) {
+  const std::less<const float*> before;
+  return a.data != nullptr && b.data != nullptr && before(a.data, b.data + b.cols) &&
+         before(b.data, a.data + a.cols);
+}
+
+/// Products of one row, none of which reads or writes what another writes.
+bool go_side_by_side(std::span<const LinearJob> jobs) {
+  if (jobs.size() < 2 || static_cast<std::int64_t>(jobs.size()) > kMostSideBySide) return false;
+  for (const LinearJob& job : jobs) {
+    if (job.x.rows != 1) return false;
+    for (const LinearJob& other : jobs) {
+      if (&other == &job) continue;
+      for (const Rows& rows : {other.x, other.residual, other.out}) {
+        if (overlap(job.out, rows)) return false;
+      }
+    }
+  }
+  return true;
+}
+
 /// All products that read the norm take it in, and each makes it again.
 Joined join_norm(std::span<const Op> ops) {
   const auto* norm = at<NormOp>(ops, 0);
   if (norm == nullptr) return {};
-  Joined joined;
+  std::vector<LinearJob> jobs;
   bool x_stays = true;
   for (std::size_t i = 1;; ++i) {
     const auto* linear = at<LinearOp>(ops, i);
     if (linear == nullptr || !feeds(*norm, *linear)) break;
     if (!x_stays) return {};  // the norm of what x was is wanted again
     x_stays = linear->out.data != norm->x.data;
-    joined.launches.push_back(LinearJob{.linear = linear->linear,
-                                        .x = norm->x,
-                                        .norm = {norm->weight, norm->epsilon},
-                                        .residual = linear->residual,
-                                        .out = linear->out});
-    joined.count = i + 1;
+    jobs.push_back({.linear = linear->linear,
+                    .x = norm->x,
+                    .norm = {norm->weight, norm->epsilon},
+                    .residual = linear->residual,
+                    .out = linear->out});
   }
-  return joined;
+  if (jobs.empty()) return {};
+  const std::size_t count = 1 + jobs.size();
+  if (go_side_by_side(jobs)) return {{std::move(jobs)}, count};
+  return {std::vector<Launch>(jobs.begin(), jobs.end()), count};
 }
 
 /// A head norm in place on the first columns of `qkv`, or on those behind.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
 #include "sedpa/backend/cuda/decode_program.h"
 #include "sedpa/backend/cuda/dequantize.h"
@@ -91,8 +92,9 @@ struct LinearRunner::Impl {
     std::int64_t max_cols = 0;
     std::int64_t max_rank = 0;
     std::int64_t block_rows = 0;
-    std::int64_t middle =
-        0;  // between the factors of a low-rank linear: f32 [block_rows, max_rank]
+    // Between the factors of a low-rank linear: f32 [block_rows, max_rank], or a row for each of
+    // those side by side.
+    std::int64_t middle = 0;
     std::int64_t packed = 0;     // packed rows, and what a block makes beside them
     std::int64_t slab = 0;       // decoded weights: bf16 [rows, cols]
     std::int64_t workspace = 0;  // of cuBLASLt
@@ -114,10 +116,12 @@ struct LinearRunner::Impl {
     const float* gate = nullptr;
     const float* residual = nullptr;
   };
-  void multiply_row(const Weight& weight, std::int64_t begin, std::int64_t end, const float* x,
-                    const Norm& norm, const RowEnds& ends, float* out);
-  void launch(Dtype dtype, const GemvJob& job);
-  void run_row(const LinearJob& job);
+  static void add_products(const Weight& weight, std::int64_t begin, std::int64_t end,
+                           const float* x, const Norm& norm, const RowEnds& ends, float* out,
+                           std::vector<RowProduct>& products);
+  void launch(std::span<const RowProduct> products);
+  void run_row(std::span<const LinearJob> jobs);
+  void run_swiglu_row(const LinearJob& job);
 
   // Many rows.
   struct Packed {
@@ -158,7 +162,8 @@ LinearRunner::Impl::Layout LinearRunner::Impl::layout_for(const OpsPlan& plan) {
   layout.max_cols = std::max(plan.max_cols, plan.max_rank);
   layout.max_rank = plan.max_rank;
   layout.block_rows = std::min(plan.max_tokens, kBlockRows);
-  layout.middle = round_up(layout.block_rows * plan.max_rank * 4, kAlignment);
+  layout.middle = std::max(round_up(layout.block_rows * plan.max_rank * 4, kAlignment),
+                           kMostSideBySide * round_up(plan.max_rank * 4, kAlignment));
   if (plan.max_tokens <= 1) return layout;
   // A row packed in two bytes and two more rows of them (gate and up), or in four and one in f32
   // when there are fewer rows.
@@ -197,66 +202,98 @@ std::int64_t LinearRunner::Impl::block_rows(std::int64_t rows, std::int64_t byte
 
 // --- One row ----------------------------------------------------------------------------------
 
-void LinearRunner::Impl::launch(Dtype dtype, const GemvJob& job) {
-  if (program != nullptr) {
-    if (program->add(dtype, job)) return;
-    program->flush();
+/// Products, none of which reads or writes what another writes.
+void LinearRunner::Impl::launch(std::span<const RowProduct> products) {
+  while (!products.empty()) {
+    const auto some = products.first(std::min<std::size_t>(products.size(), kProgramProducts));
+    products = products.subspan(some.size());
+    if (program != nullptr) {
+      if (program->add(some)) continue;
+      program->flush();
+    }
+    for (const RowProduct& product : some) gemv(device, stream, product.dtype, product.job);
   }
-  gemv(device, stream, dtype, job);
 }
 
-void LinearRunner::Impl::multiply_row(const Weight& weight, std::int64_t begin, std::int64_t end,
+void LinearRunner::Impl::add_products(const Weight& weight, std::int64_t begin, std::int64_t end,
                                       const float* x, const Norm& norm, const RowEnds& ends,
-                                      float* out) {
+                                      float* out, std::vector<RowProduct>& products) {
   for_each_run(weight, begin, end, [&](const Run& run) {
     const std::int64_t at = run.begin - begin;
-    launch(run.dtype, {.rows = run.data,
-                       .cols = weight.cols,
-                       .outputs = run.count,
-                       .x = x,
-                       .norm_weight = norm.weight,
-                       .epsilon = norm.epsilon,
-                       .bias = shifted(ends.bias, at),
-                       .gate = shifted(ends.gate, at),
-                       .residual = shifted(ends.residual, at),
-                       .out = out + at});
+    products.push_back({run.dtype,
+                        {.rows = run.data,
+                         .cols = weight.cols,
+                         .outputs = run.count,
+                         .x = x,
+                         .norm_weight = norm.weight,
+                         .epsilon = norm.epsilon,
+                         .bias = shifted(ends.bias, at),
+                         .gate = shifted(ends.gate, at),
+                         .residual = shifted(ends.residual, at),
+                         .out = out + at}});
   });
 }
 
-void LinearRunner::Impl::run_row(const LinearJob& job) {
+/// All that read rows from before side by side, whole matrices and factors, then the other factors.
+void LinearRunner::Impl::run_row(std::span<const LinearJob> jobs) {
+  std::vector<RowProduct> first;
+  std::vector<RowProduct> second;
+  std::byte* middle = scratch.data();
+  for (const LinearJob& job : jobs) {
+    const Linear& linear = *job.linear;
+    const RowEnds ends{.bias = linear.bias.data, .residual = job.residual.data};
+    if (linear.b) {
+      auto* const between = reinterpret_cast<float*>(middle);
+      middle += round_up(linear.b->rows * 4, kAlignment);
+      add_products(*linear.b, 0, linear.b->rows, job.x.data, job.norm, {}, between, first);
+      add_products(linear.a, 0, linear.a.rows, between, {}, ends, job.out.data, second);
+    } else {
+      add_products(linear.a, 0, linear.a.rows, job.x.data, job.norm, ends, job.out.data, first);
+    }
+  }
+  launch(first);
+  launch(second);
+}
+
+void LinearRunner::Impl::run_swiglu_row(const LinearJob& job) {
   const Linear& linear = *job.linear;
   const Weight& weight = linear.a;
   const float* x = job.x.data;
   Norm norm = job.norm;
+  std::vector<RowProduct> products;
+  const auto multiply_row = [&](const Weight& of, std::int64_t begin, std::int64_t end,
+                                const RowEnds& ends, float* out) {
+    products.clear();
+    add_products(of, begin, end, x, norm, ends, out, products);
+    launch(products);
+  };
   if (linear.b) {
-    multiply_row(*linear.b, 0, linear.b->rows, x, norm, {}, middle());
+    multiply_row(*linear.b, 0, linear.b->rows, {}, middle());
     x = middle();
     norm = {};
   }
   const float* bias = linear.bias.data;
-  if (!job.swiglu) {
-    return multiply_row(weight, 0, weight.rows, x, norm,
-                        {.bias = bias, .residual = job.residual.data}, job.out.data);
-  }
   const std::int64_t width = job.out.cols;
   const Run gate = single_run(weight, 0, width);
   const Run up = single_run(weight, width, 2 * width);
   if (gate.data != nullptr && up.data != nullptr && gate.dtype == up.dtype) {
-    return launch(gate.dtype, {.rows = gate.data,
-                               .up_rows = up.data,
-                               .cols = weight.cols,
-                               .outputs = width,
-                               .x = x,
-                               .norm_weight = norm.weight,
-                               .epsilon = norm.epsilon,
-                               .bias = bias,
-                               .up_bias = shifted(bias, width),
-                               .out = job.out.data});
+    const RowProduct product{gate.dtype,
+                             {.rows = gate.data,
+                              .up_rows = up.data,
+                              .cols = weight.cols,
+                              .outputs = width,
+                              .x = x,
+                              .norm_weight = norm.weight,
+                              .epsilon = norm.epsilon,
+                              .bias = bias,
+                              .up_bias = shifted(bias, width),
+                              .out = job.out.data}};
+    return launch({&product, 1});
   }
   // Gate and up of different types: one after the other, the gate waiting in out.
-  multiply_row(weight, 0, width, x, norm, {.bias = bias}, job.out.data);
-  multiply_row(weight, width, 2 * width, x, norm,
-               {.bias = shifted(bias, width), .gate = job.out.data}, job.out.data);
+  multiply_row(weight, 0, width, {.bias = bias}, job.out.data);
+  multiply_row(weight, width, 2 * width, {.bias = shifted(bias, width), .gate = job.out.data},
+               job.out.data);
 }
 
 // --- Many rows --------------------------------------------------------------------------------
@@ -437,14 +474,24 @@ void LinearRunner::reserve(const OpsPlan& plan) {
                             static_cast<std::size_t>(impl_->layout.workspace));
 }
 
-void LinearRunner::run(const LinearJob& job) {
-  const std::int64_t outputs = job.linear->out_features();
-  if (job.swiglu && (outputs % 2 != 0 || job.residual.data != nullptr)) {
-    fail("swiglu takes an even number of rows and no residual, not {} rows", outputs);
+void LinearRunner::run(const LinearJob& job) { run(std::span(&job, 1)); }
+
+void LinearRunner::run(std::span<const LinearJob> jobs) {
+  bool single = true;  // all of them one row
+  for (const LinearJob& job : jobs) {
+    const std::int64_t outputs = job.linear->out_features();
+    if (job.swiglu && (outputs % 2 != 0 || job.residual.data != nullptr)) {
+      fail("swiglu takes an even number of rows and no residual, not {} rows", outputs);
+    }
+    impl_->check_shapes(*job.linear, job.x, job.out, job.swiglu ? outputs / 2 : outputs);
+    single = single && job.x.rows == 1 && !job.swiglu;
   }
-  impl_->check_shapes(*job.linear, job.x, job.out, job.swiglu ? outputs / 2 : outputs);
-  if (job.x.rows == 1) return impl_->run_row(job);
-  if (job.x.rows > 1) impl_->run_rows(job);
+  if (single && jobs.size() <= kMostSideBySide) return impl_->run_row(jobs);
+  for (const LinearJob& job : jobs) {
+    if (job.x.rows > 1) impl_->run_rows(job);
+    if (job.x.rows == 1 && job.swiglu) impl_->run_swiglu_row(job);
+    if (job.x.rows == 1 && !job.swiglu) impl_->run_row({&job, 1});
+  }
 }
 
 void LinearRunner::run(const MlpJob& job) {

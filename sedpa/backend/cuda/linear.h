@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "sedpa/backend/cuda/device.h"
 #include "sedpa/core/tensor.h"
@@ -49,6 +50,9 @@ struct MlpJob {
   Rows out;
 };
 
+/// Linears of one row that go side by side: query, key and value.
+inline constexpr std::int64_t kMostSideBySide = 3;
+
 class LinearRunner {
  public:
   LinearRunner(const DeviceTraits& device, cudaStream_t stream);
@@ -62,6 +66,9 @@ class LinearRunner {
   /// is asked of the stream, so that it can be captured.
   void run(const LinearJob& job);
   void run(const MlpJob& job);
+  /// The same as one after the other. None reads or writes what another writes: single rows of up
+  /// to kMostSideBySide take no more time than one product of all their bytes.
+  void run(std::span<const LinearJob> jobs);
   /// Products of single rows become phases of `program` where it takes them, until it is null
   /// again.
   void set_program(DecodeProgram* program);

@@ -80,7 +80,9 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
   constexpr int kPieceQuads = Own::kPieceCols / 4;
   constexpr int kBlockQuads = kSums / 4;  // at a time
   constexpr int kThreadQuads = kBlockQuads / kProgramThreads;
-  constexpr int kMostBlocks = kProgramThreads * kProgramThreadCols / kSums;
+  // Plain rows that are handed out have no more than half of all threads to a row.
+  constexpr int kMostThreads = Own::kQuantized ? kProgramThreads : kProgramThreads / 2;
+  constexpr int kMostBlocks = kMostThreads * kProgramThreadCols / kSums;
   const int row_quads = static_cast<int>(job.cols / 4);
   const bool normed = job.norm_weight != nullptr;
   const auto* const x = reinterpret_cast<const float4*>(job.x);
@@ -112,7 +114,7 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
     }
     return squares;
   }
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = own_thread();
   const auto quad_of = [&](int block, int k) {
     return block * kBlockQuads + thread + k * kProgramThreads;
   };
@@ -158,7 +160,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   const GemvJob& job = phase.job;
   const RowLayout layout = phase.layout;
   const int row_bytes = static_cast<int>(layout.bytes);
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = own_thread();
   const int warp = thread >> 5;
   const int lane = thread & 31;
   const int row_threads = 1 << phase.row_threads_log2;
@@ -170,6 +172,9 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   const bool paired = job.up_rows != nullptr;
   float* const warp_sums = room.work();                    // [steps of a pass, streams, row_warps]
   std::int32_t* const step_outputs = room.step_outputs();  // first output of each
+  // [threads], of the outputs that a thread finishes first in a pass: asked for as soon as it is
+  // known which that is.
+  float* const residuals = room.residuals();
 
   // The thread's row in a stage, and from one step to the next.
   const int row_pieces = static_cast<int>((job.cols + Own::kPieceCols - 1) / Own::kPieceCols);
@@ -244,12 +249,19 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
       for (int i = 0; i < missing; ++i) push(0);
       reduce(done + missing - 1);
     }
+    copied_numbers();
     join();
     float factor = 1;
     if (job.norm_weight != nullptr) {
+      const auto* const squares = reinterpret_cast<const float4*>(room.squares());
       float total = 0;
-      for (int w = 0; w < kWarps; ++w) total += room.squares()[w];
-      factor = 1.0f / sqrtf(total / static_cast<float>(job.cols) + job.epsilon);
+#pragma unroll
+      for (int w = 0; w < kWarps / 4; ++w) {
+        const float4 four = squares[w];
+        total += four.x + four.y + four.z + four.w;
+      }
+      factor =
+          rsqrtf(__fdividef(total, static_cast<float>(static_cast<int>(job.cols))) + job.epsilon);
     }
     const auto product = [&](int row) {
       float sum = 0;
@@ -257,12 +269,15 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
       return sum * factor;
     };
     for (int i = thread; i < done * steps.step_outputs; i += kProgramThreads) {
-      const int step = i / steps.step_outputs;
-      const int row = i % steps.step_outputs;
+      const int step = i >> steps.step_outputs_log2;
+      const int row = i & (steps.step_outputs - 1);
       const int output = step_outputs[step] + row;
       if (output >= outputs) continue;
       const int at_row = step * steps.streams + row;
-      const float residual = job.residual != nullptr ? __ldcg(job.residual + output) : 0.0f;
+      float residual = 0;
+      if (job.residual != nullptr) {
+        residual = i == thread ? residuals[thread] : __ldcg(job.residual + output);
+      }
       finish(job, output, product(at_row), paired ? product(at_row + steps.step_outputs) : 0.0f,
              residual);
     }
@@ -273,15 +288,25 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
     push(sum);
     if (++done % kGroupSteps == 0) reduce(done - 1);
   };
-  while (true) {
+  bool last = false;
+  while (!last) {
     take();
-    const int first = room.output(at.index);
-    if (first == kEnd) break;
+    int first = room.output(at.index);
+    last = first < 0;
+    if (first == kNoOutput) {
+      release();
+      break;
+    }
+    if (last) first = ~first;
     const int here = min(steps.stage_outputs, outputs - first);
     if (done + stage_steps > kPassSteps) {
       finish_pass();
       join();
       done = 0;
+    }
+    const int mine = thread - done * steps.step_outputs;
+    if (job.residual != nullptr && mine >= 0 && mine < here) {
+      copy_number(residuals + thread, job.residual + first + mine);
     }
     if (row_parts > 1) {
       if constexpr (!Own::kQuantized) record(first, parted_row_sum());
@@ -300,7 +325,6 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
     }
     release();
   }
-  release();
   finish_pass();
   return at;
 }

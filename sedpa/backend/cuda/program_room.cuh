@@ -10,12 +10,12 @@ namespace sedpa::cuda::program {
 
 inline constexpr int kWarps = kProgramThreads / 32;     // that compute
 inline constexpr int kThreads = kProgramThreads + 128;  // and a warpgroup: one of it asks for bytes
-inline constexpr int kPhaseSlots = 4;                   // phases' descriptions at hand
+inline constexpr int kPhaseSlots = 8;                   // phases' descriptions at hand
 inline constexpr int kTileKeysMost = program_tile_keys(64);
 inline constexpr int kAlignment = 1024;            // of boxes, swizzled by 128 bytes
 inline constexpr int kSums = 4096;                 // f32
 inline constexpr int kPassSteps = kSums / kWarps;  // whose sums there is room for
-inline constexpr int kEnd = -1;                    // instead of a stage's first output
+inline constexpr int kNoOutput = -0x7fffffff - 1;  // instead of a stage's first output
 
 constexpr int padded(std::size_t bytes) { return static_cast<int>((bytes + 127) / 128 * 128); }
 
@@ -28,10 +28,11 @@ struct AttentionShare {
 /// Offsets in shared memory.
 struct Offsets {
   int positions = 0;     // [stages, kTileKeysMost] int32: of a tile of a window class
-  int outputs = 0;       // [stages] int32: first output of a product's stage, kEnd behind the last
+  int outputs = 0;       // [stages] int32: first output of a product's stage, ~ of it in the last
   int phases = 0;        // [kPhaseSlots]
   int pieces = 0;        // [kPhaseSlots] AttentionShare
   int step_outputs = 0;  // [kPassSteps] int32: first output of each step
+  int residuals = 0;     // [kProgramThreads] f32
   int work = 0;          // f32: sums of warps, or states to be merged
   int rows = 0;          // DecodeRows
   int barriers = 0;      // [stages] there, read; [kPhaseSlots] there, ready, read
@@ -44,7 +45,8 @@ struct Offsets {
     phases = outputs + padded(static_cast<std::size_t>(p.stages) * 4);
     pieces = phases + kPhaseSlots * padded(sizeof(ProgramPhase));
     step_outputs = pieces + padded(kPhaseSlots * sizeof(AttentionShare));
-    work = step_outputs + padded(kPassSteps * 4);
+    residuals = step_outputs + padded(kPassSteps * 4);
+    work = residuals + padded(kProgramThreads * 4);
     rows = work + padded(static_cast<std::size_t>(p.work_bytes));
     barriers = rows + padded(DecodeRows<128>::kBytes);
     small = barriers + padded(static_cast<std::size_t>(2 * p.stages + 3 * kPhaseSlots) * 8);
@@ -85,7 +87,8 @@ struct Room {
     return *reinterpret_cast<const ProgramPhase*>(at + offsets.phases +
                                                   slot * padded(sizeof(ProgramPhase)));
   }
-  /// What a stage of a product holds.
+  /// The first output of what a stage of a product holds; ~ of it in the CTA's last stage of the
+  /// product, kNoOutput where it has none.
   __device__ std::int32_t& output(int i) const {
     return reinterpret_cast<std::int32_t*>(at + offsets.outputs)[i];
   }
@@ -95,6 +98,7 @@ struct Room {
   __device__ std::int32_t* step_outputs() const {
     return reinterpret_cast<std::int32_t*>(at + offsets.step_outputs);
   }
+  __device__ float* residuals() const { return reinterpret_cast<float*>(at + offsets.residuals); }
   __device__ float* work() const { return reinterpret_cast<float*>(at + offsets.work); }
   __device__ float* squares() const { return reinterpret_cast<float*>(at + offsets.small); }
   __device__ int& last() const { return reinterpret_cast<int*>(at + offsets.small)[kWarps]; }
@@ -124,18 +128,41 @@ struct Room {
 /// How a product's rows go through the ring. Gate and up rows go side by side: the first half of a
 /// step's rows are of the gate, the second of up.
 struct ProductSteps {
-  int streams = 0;        // rows of a step
-  int step_outputs = 0;   // outputs of a step
+  int streams = 0;            // rows of a step
+  int step_outputs_log2 = 0;  // outputs of a step
+  int step_outputs = 0;
   int stage_outputs = 0;  // outputs of a stage
   int stages = 0;         // of all CTAs
 
   __device__ explicit ProductSteps(const ProductPhase& phase) {
     streams = kProgramThreads >> phase.row_threads_log2;
-    step_outputs = phase.job.up_rows != nullptr ? streams / 2 : streams;
+    step_outputs_log2 =
+        kProgramThreadsLog2 - phase.row_threads_log2 - (phase.job.up_rows != nullptr ? 1 : 0);
+    step_outputs = 1 << step_outputs_log2;
     stage_outputs = phase.stage_steps * step_outputs;
     stages = static_cast<int>((phase.job.outputs + stage_outputs - 1) / stage_outputs);
   }
 };
+
+__device__ inline const ProductPhase& own_product(const ProgramPhase& phase) {
+  return phase.product_of(static_cast<int>(blockIdx.x));
+}
+
+/// Copies a number of this thread's own to shared memory, behind its back.
+__device__ inline void copy_number(float* to, const float* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from)
+               : "memory");
+}
+/// Until all numbers that this thread has asked for are there.
+__device__ inline void copied_numbers() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+/// This thread's number, as if nobody knew it yet: what follows from it is formed anew in each
+/// phase. Kept over all phases it would lie in local memory, as far away as x.
+__device__ inline int own_thread() {
+  auto thread = static_cast<int>(threadIdx.x);
+  asm volatile("" : "+r"(thread));
+  return thread;
+}
 
 /// Meets the other threads that compute.
 __device__ inline void join() { named_wait(kDecodeBarrier, kProgramThreads); }

@@ -16,13 +16,12 @@ __device__ inline void wait_for_stage(const Room& room, const Place& at) {
   wait_barrier(room.stage_there(older.index), older.parity);
 }
 
-/// Most stages of a product are shared out evenly; the last ones go to who comes first, since the
-/// memory does not serve all alike.
+/// A CTA's stages of a product (StageShare), the last of them marked.
 __device__ inline Place stream_weights(const ProductPhase& phase, const Room& room, Place at) {
   const GemvJob& job = phase.job;
   const ProductSteps steps(phase);
   const int row_bytes = static_cast<int>(phase.layout.bytes);
-  const auto copy_stage = [&](int stage) {
+  const auto copy_stage = [&](int stage, bool last) {
     const int first = stage * steps.stage_outputs;
     const int left = static_cast<int>(job.outputs) - first;
     const int bytes = min(steps.stage_outputs, left) * row_bytes;
@@ -32,7 +31,7 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
       const std::uint32_t to = shared_address(room.stage(at.index));
       const bool paired = job.up_rows != nullptr;
       wait_for_stage(room, at);
-      room.output(at.index) = first;
+      room.output(at.index) = last ? ~first : first;
       const std::uint32_t there = room.stage_there(at.index);
       arrive_expecting(there, paired ? 2 * part : part);
       copy_bulk(to, job.rows + offset + done, part, there);
@@ -42,26 +41,33 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
       at.next(room.p.stages);
     }
   };
-  const auto ctas = static_cast<int>(gridDim.x);
-  const int quota = steps.stages * 7 / 8 / ctas;
-  const int begin = static_cast<int>(blockIdx.x) * quota;
-  const int given = quota * ctas;
+  const StageShare share =
+      StageShare::make(steps.stages, phase.ctas, static_cast<int>(blockIdx.x) - phase.first_cta);
   // Numbers are drawn before they are needed: it takes a while.
-  int drawn[3];
+  int drawn[3] = {steps.stages, steps.stages, steps.stages};
+  if (share.given < steps.stages) {
 #pragma unroll
-  for (int& number : drawn) number = given + atomicAdd(phase.drawn, 1);
-  for (int i = 0; i < quota; ++i) copy_stage(begin + i);
-  while (drawn[0] < steps.stages) {
-    copy_stage(drawn[0]);
+    for (int& number : drawn) number = atomicAdd(phase.drawn, 1);
+  }
+  if (share.begin == share.end) {
+    wait_for_stage(room, at);
+    room.output(at.index) = kNoOutput;
+    arrive(room.stage_there(at.index));
+    at.next(room.p.stages);
+    return at;
+  }
+  int stage = share.begin;
+  for (; stage + 1 < share.end; ++stage) copy_stage(stage, false);
+  while (true) {
+    const int following = share.given + drawn[0];
+    const bool last = following >= steps.stages;
+    copy_stage(stage, last);
+    if (last) return at;
+    stage = following;
     drawn[0] = drawn[1];
     drawn[1] = drawn[2];
-    drawn[2] = given + atomicAdd(phase.drawn, 1);
+    drawn[2] = atomicAdd(phase.drawn, 1);
   }
-  wait_for_stage(room, at);
-  room.output(at.index) = kEnd;
-  arrive(room.stage_there(at.index));
-  at.next(room.p.stages);
-  return at;
 }
 
 __device__ inline AttentionShare share_of(const AttentionPhase& phase) {
@@ -122,10 +128,10 @@ __device__ inline void stream(const Room& room) {
     const int slot = i % kPhaseSlots;
     wait_barrier(room.phase_there(slot), i / kPhaseSlots % 2);
     const ProgramPhase& phase = room.phase(slot);
-    if (phase.attends) room.share(slot) = share_of(phase.attention);
+    if (phase.attends()) room.share(slot) = share_of(phase.attention);
     arrive(room.phase_ready(slot));
-    at = phase.attends ? stream_keys(phase.attention, room.share(slot), room, at)
-                       : stream_weights(phase.product, room, at);
+    at = phase.attends() ? stream_keys(phase.attention, room.share(slot), room, at)
+                         : stream_weights(own_product(phase), room, at);
   }
 }
 

@@ -1,0 +1,113 @@
+#pragma once
+// What a decode program (decode_program.h) is made of: its phases, and who does what of them.
+// Plain structs and arithmetic for host and device.
+#include <cuda.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "sedpa/backend/cuda/attention_params.h"
+#include "sedpa/backend/cuda/gemv.h"
+#include "sedpa/backend/cuda/weight_format.h"
+#include "sedpa/core/dtype.h"
+
+namespace sedpa::cuda {
+
+inline constexpr int kProgramThreadsLog2 = 8;
+inline constexpr int kProgramThreads = 1 << kProgramThreadsLog2;  // that compute
+inline constexpr int kProgramThreadCols = 64;      // of x, that a thread owns at most
+inline constexpr int kProgramTileBytes = 1 << 13;  // keys of a tile; values take as much
+inline constexpr int kProgramMostStageBytes = 1 << 15;
+/// Products that stand side by side in a phase: query, key and value.
+inline constexpr int kProgramProducts = 3;
+
+/// Keys of a tile.
+constexpr int program_tile_keys(int head_dim) { return kProgramTileBytes / (2 * head_dim); }
+
+/// A product of one row, as a backend asks for it.
+struct RowProduct {
+  Dtype dtype = Dtype::f32;
+  GemvJob job;
+};
+
+/// A product of one row, and the CTAs that share it. L threads share a row of the matrix;
+/// threads / L rows side by side are a step; a stage of the ring holds some steps, or a part of a
+/// row.
+struct ProductPhase {
+  GemvJob job;
+  RowLayout layout;
+  Dtype dtype = Dtype::f32;
+  std::int32_t row_threads_log2 = 5;  // L
+  std::int32_t stage_steps = 1;
+  std::int32_t row_parts = 1;   // 2: long rows of 16-bit numbers, half of the threads' pieces each
+  std::int32_t part_bytes = 0;  // of the first part; else of all rows of a stage
+  std::int32_t first_cta = 0;
+  std::int32_t ctas = 0;
+  std::int32_t* drawn = nullptr;  // stages that have gone to who came first; zero at the start
+
+  /// Bytes of a step.
+  [[nodiscard]] constexpr std::int64_t step_bytes() const {
+    return (kProgramThreads >> row_threads_log2) * layout.bytes;
+  }
+  /// Bytes that a stage has to hold at least.
+  [[nodiscard]] constexpr std::int64_t least_stage() const {
+    return row_parts > 1 ? part_bytes : step_bytes();
+  }
+};
+
+/// A layer's attention, norms, RoPE and commit.
+struct AttentionPhase {
+  AttentionParams params;
+  DecodeRoom room;
+  const CUtensorMap* maps = nullptr;  // in device memory: keys, values of each class
+};
+
+/// Products, none of which reads or writes what another writes, or an attention.
+struct alignas(16) ProgramPhase {
+  std::int32_t products = 0;  // 0: it attends
+  union {
+    ProductPhase product[kProgramProducts];
+    AttentionPhase attention;
+  };
+
+  ProgramPhase() : product{} {}
+  explicit ProgramPhase(const AttentionPhase& phase) : attention(phase) {}
+  [[nodiscard]] constexpr bool attends() const { return products == 0; }
+  [[nodiscard]] std::span<ProductPhase> all_products() {
+    return std::span(product).first(static_cast<std::size_t>(products));
+  }
+  /// The product that a CTA has a share of.
+  [[nodiscard]] constexpr const ProductPhase& product_of(std::int32_t cta) const {
+    int i = products - 1;
+    while (product[i].first_cta > cta) --i;
+    return product[i];
+  }
+};
+
+/// The stages of a product that a CTA asks for: [begin, end), then some of those from `given` on,
+/// which go to who comes first, since the memory does not serve all alike. Where a CTA has but few
+/// stages the first would take too many, and all are given.
+struct StageShare {
+  int begin = 0;
+  int end = 0;
+  int given = 0;
+
+  static constexpr StageShare make(int stages, int ctas, int cta) {
+    constexpr int kFew = 24;  // whose last eighth are no more than one CTA draws at a time
+    if (stages < kFew * ctas) {
+      const auto before = [&](int i) { return static_cast<int>(std::int64_t{stages} * i / ctas); };
+      return {before(cta), before(cta + 1), stages};
+    }
+    const int quota = stages * 7 / 8 / ctas;
+    return {cta * quota, (cta + 1) * quota, quota * ctas};
+  }
+};
+
+/// How a product is cut into steps; none where it does not suit the kernel.
+[[nodiscard]] std::optional<ProductPhase> plan_product(const RowProduct& product);
+/// Gives each of up to kProgramProducts products a run of CTAs, at least one, so that the most
+/// bytes that a CTA has to read are as few as can be.
+void share_ctas(std::span<ProductPhase> products, std::int32_t ctas);
+
+}  // namespace sedpa::cuda
