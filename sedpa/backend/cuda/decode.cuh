@@ -122,40 +122,67 @@ __device__ __forceinline__ int dot_unsigned(std::uint32_t codes, std::uint32_t x
   return out;
 }
 
+/// What turns a chunk of x, the largest of which is `most`, into integers, and these into numbers.
+struct FixedScale {
+  float scale;
+  float inverse;
+};
+__device__ __forceinline__ FixedScale fixed_scale(float most) {
+  constexpr float kMost = 32767.0f;
+  // Below, the inverse would overflow. NaN and infinities end up in the scale, and in the result.
+  const bool nothing = most < 1e-30f;
+  const float scale = most * (1 / kMost);
+  float inverse;  // to a unit or two: no integer is so large that it would round another way
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(scale));
+  return {nothing ? 0.0f : scale, nothing ? 0.0f : inverse};
+}
+
+/// Four columns of x: a word of FixedX's bytes b, one of bytes a, and their sum.
+struct FixedQuad {
+  std::uint32_t bytes[2];
+  int sum;
+};
+__device__ __forceinline__ FixedQuad fixed_quad(const float4& v, float inverse) {
+  // Adding 1.5 * 2^23 leaves an integer in the mantissa, if it is within 2^22.
+  constexpr float kRound = 12582912.0f;
+  constexpr std::uint32_t kRoundBits = 0x4b400000u;
+  const float x[4] = {v.x, v.y, v.z, v.w};
+  std::uint32_t n[4];
+  FixedQuad quad;
+  quad.sum = 0;
+#pragma unroll
+  for (int b = 0; b < 4; ++b) {
+    n[b] = __float_as_uint(fmaf(x[b], inverse, kRound)) - kRoundBits;
+    quad.sum += static_cast<int>(n[b]);
+  }
+  const std::uint32_t low01 = __byte_perm(n[0], n[1], 0x5140u);  // b b a a
+  const std::uint32_t low23 = __byte_perm(n[2], n[3], 0x5140u);
+  quad.bytes[0] = __byte_perm(low01, low23, 0x5410u);
+  quad.bytes[1] = __byte_perm(low01, low23, 0x7632u);
+  return quad;
+}
+
+__device__ __forceinline__ float largest(const float4& v, float most) {
+  most = larger(larger(most, fabsf(v.x)), fabsf(v.y));
+  return larger(larger(most, fabsf(v.z)), fabsf(v.w));
+}
+
 /// `four(i)` reads columns 4 i .. 4 i + 3, i < 8; each is read twice, to keep few in registers.
 template <class Four>
 __device__ __forceinline__ FixedX fixed(const Four& four) {
-  // Adding 1.5 * 2^23 leaves an integer in the mantissa, if it is within 2^22.
-  constexpr float kMost = 32767.0f;
-  constexpr float kRound = 12582912.0f;
-  constexpr std::uint32_t kRoundBits = 0x4b400000u;
-  FixedX x;
   float most = 0;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float4 v = four(i);
-    most = larger(larger(most, fabsf(v.x)), fabsf(v.y));
-    most = larger(larger(most, fabsf(v.z)), fabsf(v.w));
-  }
-  // Below, the inverse would overflow. NaN and infinities end up in the scale, and in the result.
-  const bool nothing = most < 1e-30f;
-  const float inverse = nothing ? 0.0f : kMost / most;
-  x.scale = nothing ? 0.0f : most * (1 / kMost);
+  for (int i = 0; i < 8; ++i) most = largest(four(i), most);
+  const FixedScale to = fixed_scale(most);
+  FixedX x;
+  x.scale = to.scale;
   int sums[2] = {0, 0};
 #pragma unroll
   for (int u = 0; u < 8; ++u) {
-    const float4 quad = four(u);
-    const float v[4] = {quad.x, quad.y, quad.z, quad.w};
-    std::uint32_t n[4];
-#pragma unroll
-    for (int b = 0; b < 4; ++b) {
-      n[b] = __float_as_uint(fmaf(v[b], inverse, kRound)) - kRoundBits;
-      sums[u / 4] += static_cast<int>(n[b]);
-    }
-    const std::uint32_t low01 = __byte_perm(n[0], n[1], 0x5140u);  // b b a a
-    const std::uint32_t low23 = __byte_perm(n[2], n[3], 0x5140u);
-    x.bytes[0][u] = __byte_perm(low01, low23, 0x5410u);
-    x.bytes[1][u] = __byte_perm(low01, low23, 0x7632u);
+    const FixedQuad quad = fixed_quad(four(u), to.inverse);
+    x.bytes[0][u] = quad.bytes[0];
+    x.bytes[1][u] = quad.bytes[1];
+    sums[u / 4] += quad.sum;
   }
   x.sum[0] = static_cast<float>(sums[0]);
   x.sum[1] = static_cast<float>(sums[1]);

@@ -23,18 +23,24 @@ struct OwnX {
   using Piece = std::conditional_t<kQuantized, FixedX, float[kPieceCols]>;
   Piece pieces[kPieces];
 
-  /// quad(i): columns 4 i .. 4 i + 3 of the piece.
+  __device__ void clear() {
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+      if constexpr (kQuantized) {
+        cuda::clear(pieces[p]);
+      } else {
+        set(p, [](int) { return make_float4(0, 0, 0, 0); });
+      }
+    }
+  }
+  /// quad(i): columns 4 i .. 4 i + 3 of the piece, plain.
   template <class Quad>
   __device__ void set(int piece, const Quad& quad) {
-    if constexpr (kQuantized) {
-      pieces[piece] = fixed(quad);
-    } else {
 #pragma unroll
-      for (int i = 0; i < kPieceCols / 4; ++i) {
-        const float4 v = quad(i);
-        pieces[piece][4 * i] = v.x, pieces[piece][4 * i + 1] = v.y;
-        pieces[piece][4 * i + 2] = v.z, pieces[piece][4 * i + 3] = v.w;
-      }
+    for (int i = 0; i < kPieceCols / 4; ++i) {
+      const float4 v = quad(i);
+      pieces[piece][4 * i] = v.x, pieces[piece][4 * i + 1] = v.y;
+      pieces[piece][4 * i + 2] = v.z, pieces[piece][4 * i + 3] = v.w;
     }
   }
   /// Piece `index` of a row in shared memory, times x's piece `piece`.
@@ -70,6 +76,56 @@ struct OwnX {
   }
 };
 
+/// A block of x as fixed-point numbers in shared memory: [kSums / 32] chunks.
+struct FixedRoom {
+  static constexpr int kChunks = kSums / 32;
+  std::uint32_t* words;  // [kChunks][bytes b, bytes a][8]
+  float* scales;         // [kChunks][scale, two sums, unused]
+
+  __device__ explicit FixedRoom(float* work)
+      : words(reinterpret_cast<std::uint32_t*>(work)), scales(work + 16 * kChunks) {}
+
+  /// Where 16 bytes of words stand: threads that read neighbouring chunks meet different banks.
+  __device__ static int placed(int quad) { return quad ^ (quad >> 3 & 3); }
+
+  /// Eight lanes side by side bring the quads of a chunk.
+  __device__ void put(int quad, const float4& v) {
+    float most = largest(v, 0);
+#pragma unroll
+    for (int lanes = 1; lanes < 8; lanes *= 2) {
+      most = larger(most, __shfl_xor_sync(~0u, most, lanes));
+    }
+    const FixedScale to = fixed_scale(most);
+    const FixedQuad fixed = fixed_quad(v, to.inverse);
+    int sum = fixed.sum;
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    const int chunk = quad / 8;
+    const int word = quad % 8;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      words[4 * placed(4 * chunk + 2 * i + word / 4) + word % 4] = fixed.bytes[i];
+    }
+    float* const to_scales = scales + 4 * chunk;
+    if (word % 4 == 0) to_scales[1 + word / 4] = static_cast<float>(sum);
+    if (word == 1) to_scales[0] = to.scale;
+  }
+  __device__ FixedX get(int chunk) const {
+    FixedX x;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint4 four = reinterpret_cast<const uint4*>(words)[placed(4 * chunk + i)];
+      std::uint32_t* const to = x.bytes[i / 2] + 4 * (i % 2);
+      to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+    }
+    const float4 rest = reinterpret_cast<const float4*>(scales)[chunk];
+    x.scale = rest.x;
+    x.sum[0] = rest.y;
+    x.sum[1] = rest.z;
+    return x;
+  }
+};
+
 /// x, normed but for the norm's factor, to those who own its columns, once `wanted` CTAs have come;
 /// returns the sum of squares of what this thread has read. It is read side by side and handed out
 /// through shared memory, but for long plain rows, whose every column has one owner.
@@ -98,26 +154,29 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
     squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
     return make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
   };
-  if (!Own::kQuantized && row_threads == kProgramThreads) {
-    await(met, wanted);
+  if constexpr (!Own::kQuantized) {
+    if (row_threads == kProgramThreads) {
+      await(met, wanted);
 #pragma unroll
-    for (int p = 0; p < Own::kPieces; ++p) {
-      const int first = (member + p * row_threads) * kPieceQuads;
-      float4 v[kPieceQuads];
+      for (int p = 0; p < Own::kPieces; ++p) {
+        const int first = (member + p * row_threads) * kPieceQuads;
+        float4 v[kPieceQuads];
 #pragma unroll
-      for (int i = 0; i < kPieceQuads; ++i) v[i] = read(first + i);
-      if (normed) {
+        for (int i = 0; i < kPieceQuads; ++i) v[i] = read(first + i);
+        if (normed) {
 #pragma unroll
-        for (int i = 0; i < kPieceQuads; ++i) v[i] = norm(v[i], weight_of(first + i));
+          for (int i = 0; i < kPieceQuads; ++i) v[i] = norm(v[i], weight_of(first + i));
+        }
+        own.set(p, [&](int i) { return v[i]; });
       }
-      own.set(p, [&](int i) { return v[i]; });
+      return squares;
     }
-    return squares;
   }
   const int thread = own_thread();
   const auto quad_of = [&](int block, int k) {
     return block * kBlockQuads + thread + k * kProgramThreads;
   };
+  [[maybe_unused]] FixedRoom room(reinterpret_cast<float*>(quads));
   float4 w[kThreadQuads];  // of a block
 #pragma unroll
   for (int k = 0; k < kThreadQuads; ++k) w[k] = weight_of(quad_of(0, k));
@@ -138,13 +197,22 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
     }
 #pragma unroll
     for (int k = 0; k < kThreadQuads; ++k) {
-      quads[gemv_detail::staged(thread + k * kProgramThreads)] = norm(v[block][k], w[k]);
+      const int quad = thread + k * kProgramThreads;
+      const float4 normal = norm(v[block][k], w[k]);
+      if constexpr (Own::kQuantized) {
+        room.put(quad, normal);
+      } else {
+        quads[gemv_detail::staged(quad)] = normal;
+      }
     }
     join();
 #pragma unroll
     for (int p = 0; p < Own::kPieces; ++p) {
       const int first = (member + p * row_threads) * kPieceQuads - block * kBlockQuads;
-      if (first >= 0 && first < kBlockQuads) {
+      if (first < 0 || first >= kBlockQuads) continue;
+      if constexpr (Own::kQuantized) {
+        own.pieces[p] = room.get(first / kPieceQuads);
+      } else {
         own.set(p, [&](int i) { return quads[gemv_detail::staged(first + i)]; });
       }
     }
@@ -182,8 +250,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   const int row_at = in_up ? steps.stage_outputs + stream - steps.step_outputs : stream;
 
   Own own;
-#pragma unroll
-  for (int p = 0; p < Own::kPieces; ++p) own.set(p, [](int) { return make_float4(0, 0, 0, 0); });
+  own.clear();
   float squares = read_x<kDtype>(job, member, row_threads, room.p.met, wanted,
                                  reinterpret_cast<float4*>(warp_sums), own);
   if (job.norm_weight != nullptr) {
