@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "sedpa/backend/cuda/tile_map.h"
 #include "sedpa/core/checked.h"
@@ -38,6 +39,16 @@ std::int64_t step_bytes(const ProductPhase& product) {
 /// Bytes that a stage has to hold at least.
 std::int64_t least_stage(const ProductPhase& product) {
   return product.row_parts > 1 ? product.part_bytes : step_bytes(product);
+}
+
+/// Whether boxes of stored rows are what tiles of the tensor cores' steps want.
+bool fits_boxes(const AttentionParams& params) {
+  constexpr std::int32_t kStep = 16;  // numbers
+  return params.whole_pieces && program_tile_dim(params.tile_dim) > 0 &&
+         std::all_of(
+             std::begin(params.classes), std::end(params.classes), [](const ClassParams& of) {
+               return of.heads == 0 || (of.key_dim % kStep == 0 && of.value_dim % kStep == 0);
+             });
 }
 
 }  // namespace
@@ -82,24 +93,23 @@ bool DecodeProgram::add(Dtype dtype, const GemvJob& job) {
 }
 
 bool DecodeProgram::add(const AttentionParams& params, const DecodeRoom& room) {
-  if (!room_for_one() || !rows_are_tiles(params.dtype, params.head_dim) ||
-      (params.head_dim != 64 && params.head_dim != 128)) {
-    return false;
-  }
+  if (!room_for_one() || !fits_boxes(params)) return false;
   ProgramPhase phase{.attends = true, .product = {}, .attention = {params, room, nullptr}};
+  const int tile_dim = program_tile_dim(params.tile_dim);
+  phase.attention.params.tile_dim = tile_dim;
   const std::size_t at = phases_.size() * kMapsAPhase;
   phase.attention.maps = reinterpret_cast<const CUtensorMap*>(memory_.data() + kMapsAt) + at;
   phases_.push_back(phase);
   maps_.resize(phases_.size() * kMapsAPhase);
-  const int keys = program_tile_keys(params.head_dim);
+  const int keys = program_tile_keys(tile_dim);
   for (int i = 0; i < kHeadClasses; ++i) {
     const ClassParams& of = params.classes[i];
     if (of.heads == 0) continue;
-    const auto map_of = [&](const std::byte* rows) {
-      return row_map(params.dtype, rows, params.head_dim, of.capacity, of.heads, of.capacity, keys);
+    const auto map_of = [&](const std::byte* rows, int dim) {
+      return row_map(params.dtype, rows, dim, of.capacity, of.heads, of.capacity, keys);
     };
-    maps_[at + 2 * i] = map_of(of.keys);
-    maps_[at + 2 * i + 1] = map_of(of.values);
+    maps_[at + 2 * i] = map_of(of.keys, of.key_dim);
+    maps_[at + 2 * i + 1] = map_of(of.values, of.value_dim);
   }
   return true;
 }

@@ -27,8 +27,12 @@ inline constexpr int kProgramThreads = 256;        // that compute; a warp more 
 inline constexpr int kProgramThreadCols = 64;      // of x, that a thread owns at most
 inline constexpr int kProgramTileBytes = 1 << 13;  // keys of a tile; values take as much
 
+/// Numbers of a row of a program's tiles, for those of AttentionParams; 0: it has none so wide.
+constexpr int program_tile_dim(int tile_dim) {
+  return tile_dim <= 64 ? 64 : tile_dim <= 128 ? 128 : 0;
+}
 /// Keys of a tile.
-constexpr int program_tile_keys(int head_dim) { return kProgramTileBytes / (2 * head_dim); }
+constexpr int program_tile_keys(int tile_dim) { return kProgramTileBytes / (2 * tile_dim); }
 
 /// A product of one row. L threads share a row of the matrix; threads / L rows side by side are a
 /// step; a stage of the ring holds some steps, or a part of a row.

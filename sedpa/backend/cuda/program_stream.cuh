@@ -8,12 +8,14 @@ namespace sedpa::cuda::program {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// Until a stage is free and little enough is on its way.
-__device__ inline void wait_for_stage(const Room& room, const Place& at) {
-  const ProgramParams& p = room.p;
+/// Until a stage is free and little enough is on its way: `ahead` stages.
+__device__ inline void wait_for_stage(const Room& room, const Place& at, int ahead) {
   wait_barrier(room.stage_read(at.index), at.parity ^ 1);
-  const Place older = at.before(p.ahead, p.stages);
+  const Place older = at.before(ahead, room.p.stages);
   wait_barrier(room.stage_there(older.index), older.parity);
+}
+__device__ inline void wait_for_stage(const Room& room, const Place& at) {
+  wait_for_stage(room, at, room.p.ahead);
 }
 
 /// Most stages of a product are shared out evenly; the last ones go to who comes first, since the
@@ -67,7 +69,7 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
 __device__ inline AttentionShare share_of(const AttentionPhase& phase) {
   const AttentionParams& p = phase.params;
   const DecodeSplit split = decode_split(p, phase.room.row_blocks, static_cast<int>(gridDim.x),
-                                         program_tile_keys(p.head_dim), __ldcg(p.state.past));
+                                         program_tile_keys(p.tile_dim), __ldcg(p.state.past));
   AttentionShare share;
   if (static_cast<int>(blockIdx.x) >= split.count()) return share;
   share.piece = split.piece(static_cast<int>(blockIdx.x));
@@ -80,17 +82,21 @@ __device__ inline Place stream_keys(const AttentionPhase& phase, const Attention
   const AttentionParams& p = phase.params;
   const DecodeSplit::Piece piece = share.piece;
   if (share.parts == 0) return at;
-  const int keys = program_tile_keys(p.head_dim);
-  const std::int32_t* const positions =
-      p.classes[piece.head_class].full ? nullptr : p.state.positions[piece.head_class];
+  const ClassParams& of = p.classes[piece.head_class];
+  const int keys = program_tile_keys(p.tile_dim);
+  const std::int32_t* const positions = of.full ? nullptr : p.state.positions[piece.head_class];
+  const int bytes = keys * (of.key_row_bytes + of.value_row_bytes);
+  // Of smaller tiles more are on their way, so that as many bytes are.
+  const int ahead =
+      min((room.p.ahead * 2 * kProgramTileBytes + bytes / 2) / bytes, room.p.stages - 1);
   const CUtensorMap* const maps = phase.maps + 2 * piece.head_class;
   for (int unit = piece.first_unit; unit < piece.first_unit + piece.units; ++unit) {
     const int head = unit / phase.room.row_blocks;
     for (int tile = piece.first_tile; tile < piece.end_tile; ++tile) {
       const int first = tile * keys;
-      wait_for_stage(room, at);
+      wait_for_stage(room, at, ahead);
       const std::uint32_t there = room.stage_there(at.index);
-      arrive_expecting(there, 2 * kProgramTileBytes + (positions != nullptr ? 4 * keys : 0));
+      arrive_expecting(there, bytes + (positions != nullptr ? 4 * keys : 0));
       const std::uint32_t to = shared_address(room.stage(at.index));
       copy_rows(to, maps, first, head, there);
       copy_rows(to + kProgramTileBytes, maps + 1, first, head, there);
