@@ -61,7 +61,6 @@ void add_cuda(std::vector<Backend>& list) {
   };
   backend.attention_rounding = Rounding::bf16;
   backend.training_rounding = backend.linear_rounding;
-  backend.thin_heads = false;  // its kernels know one head size
   list.push_back(std::move(backend));
 }
 #endif

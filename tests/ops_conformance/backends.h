@@ -37,8 +37,6 @@ struct Backend {
   /// Scales and mins of the sub-blocks of q4_k, q5_k and q6_k, products of two stored numbers, may
   /// be rounded to f16.
   bool rounds_k_scales = false;
-  /// Layers of thin heads run.
-  bool thin_heads = true;
 };
 
 /// Every backend that can run on this machine.

@@ -295,7 +295,6 @@ TEST(Rope, KeptPlanes) {
         }
       }
       for (const Backend& backend : backends()) {
-        if (!backend.thin_heads) continue;
         SCOPED_TRACE(backend.name);
         Sequence sequence(backend, config);
         sequence.cache().restore(kPast);
