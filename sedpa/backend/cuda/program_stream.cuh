@@ -66,37 +66,40 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
   return at;
 }
 
-__device__ inline AttentionShare share_of(const AttentionPhase& phase) {
-  const AttentionParams& p = phase.params;
-  const DecodeSplit split = decode_split(p, phase.room.row_blocks, static_cast<int>(gridDim.x),
-                                         program_tile_keys(p.tile_dim), __ldcg(p.state.past));
+__device__ inline AttentionShare share_of(const AttentionPhase& phase, const ProgramParams& p) {
+  const AttentionParams& params = phase.params;
+  const int keys = program_tile_keys(params.tile_dim);
+  const DecodeSplit split = decode_split(params, phase.room.row_blocks, static_cast<int>(gridDim.x),
+                                         keys, __ldcg(params.state.past));
   AttentionShare share;
   if (static_cast<int>(blockIdx.x) >= split.count()) return share;
   share.piece = split.piece(static_cast<int>(blockIdx.x));
   share.parts = split.parts[share.piece.head_class];
+  const ClassParams& of = params.classes[share.piece.head_class];
+  share.tile_bytes = keys * (of.key_row_bytes + of.value_row_bytes);
+  // Of smaller tiles more are on their way, so that as many bytes are.
+  const int full_bytes = p.ahead * 2 * kProgramTileBytes;
+  share.ahead = min((full_bytes + share.tile_bytes / 2) / share.tile_bytes, p.stages - 1);
   return share;
 }
 
+/// What does not change from tile to tile is in shared memory: this thread has few registers.
 __device__ inline Place stream_keys(const AttentionPhase& phase, const AttentionShare& share,
                                     const Room& room, Place at) {
   const AttentionParams& p = phase.params;
-  const DecodeSplit::Piece piece = share.piece;
+  const DecodeSplit::Piece& piece = share.piece;
   if (share.parts == 0) return at;
-  const ClassParams& of = p.classes[piece.head_class];
   const int keys = program_tile_keys(p.tile_dim);
-  const std::int32_t* const positions = of.full ? nullptr : p.state.positions[piece.head_class];
-  const int bytes = keys * (of.key_row_bytes + of.value_row_bytes);
-  // Of smaller tiles more are on their way, so that as many bytes are.
-  const int ahead =
-      min((room.p.ahead * 2 * kProgramTileBytes + bytes / 2) / bytes, room.p.stages - 1);
+  const std::int32_t* const positions =
+      p.classes[piece.head_class].full ? nullptr : p.state.positions[piece.head_class];
   const CUtensorMap* const maps = phase.maps + 2 * piece.head_class;
   for (int unit = piece.first_unit; unit < piece.first_unit + piece.units; ++unit) {
     const int head = unit / phase.room.row_blocks;
     for (int tile = piece.first_tile; tile < piece.end_tile; ++tile) {
       const int first = tile * keys;
-      wait_for_stage(room, at, ahead);
+      wait_for_stage(room, at, share.ahead);
       const std::uint32_t there = room.stage_there(at.index);
-      arrive_expecting(there, bytes + (positions != nullptr ? 4 * keys : 0));
+      arrive_expecting(there, share.tile_bytes + (positions != nullptr ? 4 * keys : 0));
       const std::uint32_t to = shared_address(room.stage(at.index));
       copy_rows(to, maps, first, head, there);
       copy_rows(to + kProgramTileBytes, maps + 1, first, head, there);
@@ -128,7 +131,7 @@ __device__ inline void stream(const Room& room) {
     const int slot = i % kPhaseSlots;
     wait_barrier(room.phase_there(slot), i / kPhaseSlots % 2);
     const ProgramPhase& phase = room.phase(slot);
-    if (phase.attends) room.share(slot) = share_of(phase.attention);
+    if (phase.attends) room.share(slot) = share_of(phase.attention, p);
     arrive(room.phase_ready(slot));
     at = phase.attends ? stream_keys(phase.attention, room.share(slot), room, at)
                        : stream_weights(phase.product, room, at);
