@@ -112,6 +112,8 @@ class Bench {
     std::mt19937 random(2);
     qkv_ = on_device(normal(random, tokens * shape.qkv_cols(), 1.0f));
     out_ = DeviceMemory(static_cast<std::size_t>(tokens * shape.out_cols()) * sizeof(float));
+    shape_ = LayerShape::plain(shape);
+    job_.shape = &shape_;
     job_.qkv = {reinterpret_cast<float*>(qkv_.data()), tokens, shape.qkv_cols(), shape.qkv_cols()};
     job_.out = {reinterpret_cast<float*>(out_.data()), tokens, shape.out_cols(), shape.out_cols()};
     job_.rotate = job_.attend = job_.commit = true;
@@ -204,6 +206,7 @@ class Bench {
   std::int64_t tokens_;
   cudaStream_t stream_ = nullptr;
   KvGeometry geometry_;
+  LayerShape shape_;
   DeviceMemory arenas_[kHeadClasses];
   DeviceMemory qkv_, out_, numbers_, cosines_, sines_, positions_, slots_;
   std::unique_ptr<KvCache> cache_;

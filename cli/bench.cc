@@ -9,6 +9,7 @@
 
 #include "cli/commands.h"
 #include "cli/common.h"
+#include "sedpa/attention/visible_keys.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/core/memory.h"
 #include "sedpa/engine/session_file.h"
@@ -76,16 +77,24 @@ double prefill_flops(const Engine& engine, const Session& session, std::int64_t 
       layer_numbers += linear->matrix_numbers();
     }
   }
-  const KvGeometry& geometry = session.cache().geometry();
-  const double pair_bytes = 2.0 * static_cast<double>(kv_row_bytes(geometry.dtype, c.head_dim));
-  double keys = 0;  // of all KV heads, over all tokens
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    keys += static_cast<double>(geometry.read_bytes(depth + t)) / pair_bytes +
-            static_cast<double>(c.layers) * c.kv_heads;  // and its own
+  const HeadPlan& plan = session.cache().geometry().plan;
+  double seen = 0;  // numbers of keys and values, of all KV heads, over all tokens
+  for (int head_class = 0; head_class < kHeadClasses; ++head_class) {
+    std::int64_t numbers = 0;  // of a token
+    for (std::size_t i = 0; i < plan.layers.size(); ++i) {
+      for (const std::int32_t head : plan.layers[i].heads(head_class)) {
+        const HeadColumns& of =
+            engine.model().layers[i].shape.heads[static_cast<std::size_t>(head)];
+        numbers += of.key_dim + of.value_dim;
+      }
+    }
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const std::int64_t keys = stored_keys(plan.classes[head_class], depth + t).count() + 1;
+      seen += static_cast<double>(numbers) * static_cast<double>(keys);
+    }
   }
   return 2.0 * static_cast<double>(tokens) * static_cast<double>(layer_numbers) +
-         2.0 * static_cast<double>(c.vocab_size) * c.width +
-         4.0 * c.head_dim * c.attention().group() * keys;
+         2.0 * static_cast<double>(c.vocab_size) * c.width + 2.0 * c.attention().group() * seen;
 }
 
 // What the weights' products run at when nothing is in the way.
@@ -344,7 +353,8 @@ void add_bench(CLI::App& app) {
       .add_option("--shape", options->shape,
                   "random weights in a known shape instead of a model: llama3-8b, llama2-7b, "
                   "llama3.2-1b, smollm2-135m, ...; f16, or as in llama3-8b:q4_0; only "
-                  "some of its layers, as in llama3-70b-layer8")
+                  "some of its layers, as in llama3-70b-layer8; thin heads, as in "
+                  "llama3-8b-thin96x64")
       ->excludes(model)
       ->type_name("SHAPE");
   model->required(false);

@@ -11,6 +11,7 @@
 #include "sedpa/eval/masking.h"
 #include "sedpa/eval/passkey.h"
 #include "sedpa/format/attention_pattern.h"
+#include "sedpa/model/thin_heads.h"
 
 namespace sedpa::cli {
 namespace {
@@ -91,6 +92,7 @@ AttentionPattern load_scores(const MaskingCommand& command, const Engine& engine
 
 void run(const MaskingCommand& command) {
   const auto engine = open_engine(command.model);
+  refuse_thin_heads(engine->config(), "masking heads");
   const RankedHeads ranked(load_scores(command, *engine), engine->config().query_heads,
                            command.kv_heads);
   const std::vector<HeadSet> sets = head_sets(command, ranked);

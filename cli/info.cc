@@ -55,6 +55,23 @@ ordered_json tensor_types(const Checkpoint& checkpoint) {
   return list;
 }
 
+// Means over all KV heads; null where no head is thin.
+ordered_json thin_heads_fields(const ModelConfig& c) {
+  if (c.thin.empty()) return nullptr;
+  std::int64_t keys = 0;
+  std::int64_t values = 0;
+  std::int64_t thin = 0;
+  for (const HeadWidths& head : c.thin.widths) {
+    keys += head.key;
+    values += head.value;
+    thin += head.key < c.head_dim || head.value < c.head_dim ? 1 : 0;
+  }
+  const auto heads = static_cast<double>(c.thin.widths.size());
+  return {{"heads", thin},
+          {"mean_key_width", static_cast<double>(keys) / heads},
+          {"mean_value_width", static_cast<double>(values) / heads}};
+}
+
 ordered_json model_fields(const Engine& engine) {
   const ModelConfig& c = engine.config();
   const Checkpoint& checkpoint = engine.checkpoint();
@@ -80,6 +97,7 @@ ordered_json model_fields(const Engine& engine) {
   fields["attention_parameters"] = engine.weight_plan().attention_parameters;
   fields["low_rank_matrices"] = engine.weight_plan().low_rank_matrices;
   fields["max_rank"] = c.max_rank;
+  fields["thin_heads"] = thin_heads_fields(c);
   return fields;
 }
 
@@ -160,6 +178,14 @@ void print_for_people(const Engine& engine, const PlannedHeads& heads,
         line("low rank",
              fmt::format("{} attention parameters, {} matrices as two factors of rank {} at most",
                          weights.attention_parameters, weights.low_rank_matrices, c.max_rank));
+  }
+  if (const ordered_json& thin = report["thin_heads"]; !thin.is_null()) {
+    text += line("thin heads",
+                 fmt::format("{} of {} KV heads, on average keys of {:.1f} and values of {:.1f} "
+                             "numbers instead of {}",
+                             thin["heads"].get<std::int64_t>(), c.thin.widths.size(),
+                             thin["mean_key_width"].get<double>(),
+                             thin["mean_value_width"].get<double>(), c.head_dim));
   }
   text += line("positions", positions);
   text += line("tokenizer", tokenizer_line(report["tokenizer"]));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 
 #include "sedpa/core/argmax.h"
 #include "sedpa/core/fail.h"
@@ -161,8 +162,20 @@ void Session::fill(std::int64_t length) {
   if (length > 0) check(tokens);
   // Rows enough that no two neighbours of a tile are alike.
   constexpr std::int64_t kRows = 1021;
-  const std::vector<std::byte> rows = random_kv_rows(options_.kv, engine_.config().head_dim, kRows);
-  for (const Buffer& arena : arenas_) engine_.ops().repeat(rows, arena.data, arena.bytes);
+  std::map<std::int32_t, std::vector<std::byte>> rows;  // by their numbers
+  const auto repeat = [&](std::int32_t dim, std::byte* to, std::int64_t bytes) {
+    if (bytes == 0) return;
+    std::vector<std::byte>& pattern = rows[dim];
+    if (pattern.empty()) pattern = random_kv_rows(options_.kv, dim, kRows);
+    engine_.ops().repeat(pattern, to, static_cast<std::size_t>(bytes));
+  };
+  for (std::int64_t layer = 0; layer < cache_.layers(); ++layer) {
+    for (const KvBlock& block : cache_.layer(layer).blocks) {
+      const std::int64_t slots = block.heads * block.capacity;
+      repeat(block.key_dim, block.keys, slots * block.key_row_bytes);
+      repeat(block.value_dim, block.values, slots * block.value_row_bytes);
+    }
+  }
   cache_.restore(length);
   remember(tokens);
 }

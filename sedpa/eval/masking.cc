@@ -8,6 +8,7 @@
 #include "sedpa/core/hash.h"
 #include "sedpa/engine/engine.h"
 #include "sedpa/identify/random.h"
+#include "sedpa/model/thin_heads.h"
 
 namespace sedpa {
 namespace {
@@ -35,6 +36,7 @@ std::vector<Columns> columns_of(const std::vector<std::int32_t>& heads, std::int
 
 void mask_heads(Session& session, const MaskedHeads& masked) {
   const ModelConfig& config = session.engine().config();
+  refuse_thin_heads(config, "masking heads");
   if (std::ssize(masked) > config.layers) {
     fail("heads of {} layers are to be masked, but the model has {}", masked.size(), config.layers);
   }

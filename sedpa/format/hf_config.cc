@@ -84,6 +84,13 @@ class Fields {
     return numbers;
   }
 
+  [[nodiscard]] std::vector<std::int64_t> require_integers(const char* key) const {
+    const json* const value = find(key);
+    if (value == nullptr) fail("{}: no {}{}, expected a list of integers", file_, prefix_, key);
+    if (!value->is_array()) mistyped(key, *value, "a list of integers");
+    return integers(key);
+  }
+
   [[noreturn]] void mistyped(const char* key, const json& value, const char* expected) const {
     fail("{}: {}{} is of type {}, expected {}", file_, prefix_, key, value.type_name(), expected);
   }
@@ -140,6 +147,15 @@ void read_rope(const json& root, const Fields& fields, HfConfig& config) {
   }
 }
 
+void read_thin_heads(const json& root, const Fields& fields, HfConfig& config) {
+  const char* const key = "sedpa_thin_heads";
+  if (fields.find(key) == nullptr) return;
+  const Fields thin(root[key], config.path, std::string(key) + ".");
+  config.thin_heads = {.key_widths = thin.require_integers("key_widths"),
+                       .value_widths = thin.require_integers("value_widths"),
+                       .rope_planes = thin.require_integers("rope_planes")};
+}
+
 std::string read_architecture(const Fields& fields, const std::string& file) {
   const json* const list = fields.find("architectures");
   if (list == nullptr) fail("{}: no architectures, expected a list with a name", file);
@@ -186,6 +202,7 @@ HfConfig parse_hf_config(std::string_view text, const std::string& name) {
   config.hidden_act = fields.string("hidden_act").value_or(config.hidden_act);
   config.bos_token_id = fields.integer("bos_token_id", 0);
   config.eos_token_ids = fields.integers("eos_token_id");
+  read_thin_heads(root, fields, config);
   return config;
 }
 

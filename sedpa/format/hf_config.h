@@ -22,6 +22,13 @@ struct HfRopeScaling {
   std::optional<double> mscale_all_dim;
 };
 
+/// `sedpa_thin_heads` of a config.json, as it stands there (docs/formats.md).
+struct HfThinHeads {
+  std::vector<std::int64_t> key_widths;
+  std::vector<std::int64_t> value_widths;
+  std::vector<std::int64_t> rope_planes;
+};
+
 /// The fields of a Hugging Face config.json that a decoder-only model needs.
 struct HfConfig {
   std::string path;          // for messages
@@ -46,6 +53,7 @@ struct HfConfig {
   std::string hidden_act = "silu";
   std::optional<std::int64_t> bos_token_id;
   std::vector<std::int64_t> eos_token_ids;  // a number in the file is a list of one
+  std::optional<HfThinHeads> thin_heads;
 };
 
 /// Reads `directory`/config.json. Throws Error naming the file, the field, what was found and what

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "sedpa/core/fail.h"
+#include "sedpa/model/thin_heads.h"
 
 namespace sedpa {
 namespace {
@@ -35,6 +36,7 @@ const std::byte* first_row(const KvLayer& cache, std::int32_t kv_head, bool keys
 
 SessionOptions AttentionReader::session_options(const AttentionReaderOptions& options,
                                                 const ModelConfig& config) {
+  refuse_thin_heads(config, "scoring heads");
   return {.context = options.context,
           .heads = HeadPlan::uniform(config.layers, config.kv_heads, HeadClass{}),
           .kv = options.kv,

@@ -9,6 +9,7 @@
 #include "sedpa/format/atomic_file.h"
 #include "sedpa/format/json.h"
 #include "sedpa/format/mapped_file.h"
+#include "sedpa/model/thin_heads.h"
 
 namespace sedpa {
 namespace {
@@ -98,6 +99,7 @@ GateDocument GateDocuments::of_step(std::int64_t step) const {
 
 void check_gate_training(const Engine& engine, const FillerText& filler,
                          const GateTrainingOptions& options) {
+  refuse_thin_heads(engine.config(), "training gates");
   if (options.learning.steps < 1) fail("{} steps, expected at least 1", options.learning.steps);
   if (options.intervals < 1) fail("{} lengths, expected at least 1", options.intervals);
   const ModelConfig& config = engine.config();

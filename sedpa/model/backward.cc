@@ -6,6 +6,7 @@
 #include "sedpa/core/checked.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/model/forward.h"
+#include "sedpa/model/thin_heads.h"
 
 namespace sedpa {
 namespace {
@@ -48,7 +49,8 @@ TrainPlan train_plan(const ModelConfig& config, const TrainingOptions& options) 
           .max_rank = config.max_rank};
 }
 
-TrainingOptions checked(TrainingOptions options) {
+TrainingOptions checked(TrainingOptions options, const ModelConfig& config) {
+  refuse_thin_heads(config, "training gates");
   if (options.context < 1 || options.context > std::int64_t{1} << 30) {
     fail("a training context of {} tokens, expected 1 to {}", options.context,
          std::int64_t{1} << 30);
@@ -110,7 +112,7 @@ KvGeometry TrainingPass::kv_geometry(const ModelConfig& config, const TrainingOp
 }
 
 std::size_t TrainingPass::bytes(const ModelConfig& config, const TrainingOptions& asked, Ops& ops) {
-  const TrainingOptions options = checked(asked);
+  const TrainingOptions options = checked(asked, config);
   std::size_t bytes = ops.scratch_bytes(ops_plan(config, options)) +
                       ops.train().scratch_bytes(train_plan(config, options)) +
                       Activations::bytes(config, options.chunk, 0);
@@ -126,7 +128,7 @@ TrainingPass::TrainingPass(Ops& ops, const Model& model, const TrainingOptions& 
       train_(ops.train()),
       model_(model),
       config_(model.config),
-      options_(checked(options)),
+      options_(checked(options, model.config)),
       cache_([&] {
         const KvGeometry geometry = kv_geometry(config_, options_);
         std::array<std::byte*, kHeadClasses> arenas{};

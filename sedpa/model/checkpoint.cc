@@ -183,6 +183,8 @@ std::string Checkpoint::fingerprint() const {
   hash.add(fmt::format("{} {} {} {} {} {} {} {} {} {}", c.architecture, c.layers, c.width,
                        c.query_heads, c.kv_heads, c.head_dim, c.mlp_width, c.vocab_size,
                        c.rope_base, static_cast<int>(c.rope_scaling.method)));
+  hash.add(std::as_bytes(std::span(c.thin.widths)));
+  hash.add(std::as_bytes(std::span(c.thin.rope_planes)));
   constexpr std::size_t kSample = 64;  // bytes from the start and the middle of every tensor
   for (const TensorInfo& tensor : tensors()) {
     hash.add(tensor.name);

@@ -30,6 +30,12 @@ enum class Role : std::uint8_t {
   down,
 };
 
+/// Query, key, value and output projection.
+[[nodiscard]] constexpr bool is_attention(Role role) {
+  return role == Role::query || role == Role::key || role == Role::value ||
+         role == Role::attention_output;
+}
+
 /// Which of two low-rank factors W = A B a tensor is; `none`: the matrix W itself. Factors stand
 /// beside the name of the matrix: NAME.A.weight [rows, rank], NAME.B.weight [rank, cols].
 enum class Factor : std::uint8_t { none, a, b };

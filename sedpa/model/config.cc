@@ -7,7 +7,9 @@
 #include <string_view>
 
 #include "sedpa/core/fail.h"
+#include "sedpa/format/printable.h"
 #include "sedpa/format/quant_blocks.h"
+#include "sedpa/model/thin_heads.h"
 
 namespace sedpa {
 namespace {
@@ -42,7 +44,8 @@ const ArchitectureName& find_architecture(std::string_view ArchitectureName::*me
   for (const ArchitectureName& architecture : kArchitectures) {
     if (!name.empty() && architecture.*member == name) return architecture;
   }
-  fail("{}: architecture '{}' is not supported, expected one of {}", path, name, supported(member));
+  fail("{}: architecture '{}' is not supported, expected one of {}", path, printable(name),
+       supported(member));
 }
 
 std::int32_t to_size(const std::string& path, std::string_view field, std::uint64_t value) {
@@ -105,6 +108,20 @@ void check_scaling(const ModelConfig& c) {
   }
 }
 
+ThinHeads gguf_thin_heads(const GgufFile& file, const ModelConfig& config) {
+  const std::string prefix = "sedpa.thin.";
+  const std::string keys[] = {prefix + "key_widths", prefix + "value_widths",
+                              prefix + "rope_planes"};
+  if (std::none_of(std::begin(keys), std::end(keys),
+                   [&](const std::string& key) { return file.has(key); })) {
+    return {};
+  }
+  return read_thin_heads(config, {.prefix = prefix,
+                                  .key_widths = file.require_ints(keys[0]),
+                                  .value_widths = file.require_ints(keys[1]),
+                                  .rope_planes = file.require_ints(keys[2])});
+}
+
 RopeScaling gguf_scaling(const GgufFile& file, const std::string& prefix, double context) {
   RopeScaling scaling;
   const std::string type = file.find_string(prefix + "rope.scaling.type").value_or("none");
@@ -115,7 +132,7 @@ RopeScaling gguf_scaling(const GgufFile& file, const std::string& prefix, double
     scaling.method = RopeScaling::Method::yarn;
   } else {
     fail("{}: {}rope.scaling.type is '{}', expected none, linear or yarn", file.path(), prefix,
-         type);
+         printable(type));
   }
   scaling.factor = file.find_float(prefix + "rope.scaling.factor").value_or(1.0);
   scaling.original_context =
@@ -170,7 +187,7 @@ RopeScaling huggingface_scaling(const HfConfig& hf) {
     to.method = RopeScaling::Method::yarn;
   } else {
     fail("{}: RoPE scaling '{}' is not supported, expected default, linear, llama3 or yarn",
-         hf.path, from.type);
+         hf.path, printable(from.type));
   }
   to.original_context = static_cast<double>(
       from.original_max_position_embeddings.value_or(hf.max_position_embeddings));
@@ -179,7 +196,7 @@ RopeScaling huggingface_scaling(const HfConfig& hf) {
   } else if (to.method == RopeScaling::Method::yarn && to.original_context > 0) {
     to.factor = static_cast<double>(hf.max_position_embeddings) / to.original_context;
   } else {
-    fail("{}: RoPE scaling '{}' has no factor", hf.path, from.type);
+    fail("{}: RoPE scaling '{}' has no factor", hf.path, printable(from.type));
   }
   to.low_frequency = from.low_freq_factor.value_or(to.low_frequency);
   to.high_frequency = from.high_freq_factor.value_or(to.high_frequency);
@@ -274,6 +291,7 @@ ModelConfig config_from_gguf(const GgufFile& file) {
   }
   check_heads(c);
   check_scaling(c);
+  c.thin = gguf_thin_heads(file, c);
   return c;
 }
 
@@ -312,7 +330,7 @@ ModelConfig config_from_huggingface(const HfConfig& hf) {
     c.sliding_window = size("sliding_window", *hf.sliding_window);
   }
   if (hf.hidden_act != "silu") {
-    fail("{}: hidden_act is '{}', expected silu", c.path, hf.hidden_act);
+    fail("{}: hidden_act is '{}', expected silu", c.path, printable(hf.hidden_act));
   }
   if (hf.mlp_bias) fail("{}: mlp_bias is true, but biases in the MLP are not supported", c.path);
   c.rope_style = RopeStyle::halves;
@@ -321,6 +339,12 @@ ModelConfig config_from_huggingface(const HfConfig& hf) {
   c.rope_scaling = huggingface_scaling(hf);
   check_heads(c);
   check_scaling(c);
+  if (hf.thin_heads) {
+    c.thin = read_thin_heads(c, {.prefix = "sedpa_thin_heads.",
+                                 .key_widths = hf.thin_heads->key_widths,
+                                 .value_widths = hf.thin_heads->value_widths,
+                                 .rope_planes = hf.thin_heads->rope_planes});
+  }
   return c;
 }
 

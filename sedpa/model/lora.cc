@@ -101,6 +101,10 @@ LoraAdapter LoraAdapter::open(const LoraRequest& request, const Checkpoint& chec
              path, name, checkpoint.path());
       }
       if (base == nullptr) fail("{}: changes {}, which the model does not have", path, name);
+      if (is_attention(role) && !config.thin.empty()) {
+        fail("{}: changes {}, but the heads of {} are thin: give the adapter to compress", path,
+             name, checkpoint.path());
+      }
       Factors factors;
       factors.rank = a->rows();
       expect_shape(path, *a, factors.rank, base->cols());

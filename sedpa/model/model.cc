@@ -200,11 +200,6 @@ class Planner {
   std::uint64_t source_bytes = 0;
 
  private:
-  static bool is_attention(Role role) {
-    return role == Role::query || role == Role::key || role == Role::value ||
-           role == Role::attention_output;
-  }
-
   const WeightSource& source_;
   const Ops& ops_;
 };

@@ -5,11 +5,14 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <random>
 #include <string_view>
 
 #include "sedpa/core/fail.h"
 #include "sedpa/format/quant_blocks.h"
+#include "sedpa/model/layer_shape.h"
+#include "sedpa/model/thin_heads.h"
 
 namespace sedpa {
 namespace {
@@ -55,19 +58,55 @@ Dtype parse_dtype(std::string_view text) {
   fail("type of a shape is '{}', expected one of {}", text, names);
 }
 
-/// Takes "-WORD1234" off the end of a name; 0 when it is not there.
-std::int32_t take_number(std::string_view& name, std::string_view word, const std::string& text) {
+/// Takes "-WORDrest" off the end of a name and gives the rest; nothing when it is not there.
+std::optional<std::string_view> take_suffix(std::string_view& name, std::string_view word) {
   const std::string mark = fmt::format("-{}", word);
   const std::size_t at = name.rfind(mark);
-  if (at == std::string_view::npos) return 0;
-  const std::string_view digits = name.substr(at + mark.size());
+  if (at == std::string_view::npos) return std::nullopt;
+  const std::string_view rest = name.substr(at + mark.size());
+  name = name.substr(0, at);
+  return rest;
+}
+
+std::int32_t parse_number(std::string_view digits, std::string_view word, const std::string& text) {
   std::int32_t number = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
   if (error != std::errc() || end != digits.data() + digits.size() || number < 1) {
     fail("{} of shape '{}' is '{}', expected a number of at least 1", word, text, digits);
   }
-  name = name.substr(0, at);
   return number;
+}
+
+/// Takes "-WORD1234" off the end of a name; 0 when it is not there.
+std::int32_t take_number(std::string_view& name, std::string_view word, const std::string& text) {
+  const auto digits = take_suffix(name, word);
+  return digits ? parse_number(*digits, word, text) : 0;
+}
+
+/// Takes "-thin96x64" off the end of a name; zeros when it is not there.
+HeadWidths take_widths(std::string_view& name, const std::string& text) {
+  const auto widths = take_suffix(name, "thin");
+  if (!widths) return {};
+  const std::size_t cross = widths->find('x');
+  if (cross == std::string_view::npos) {
+    fail("thin heads of shape '{}' are '{}', expected two widths as in 96x64", text, *widths);
+  }
+  return {.key = parse_number(widths->substr(0, cross), "key width", text),
+          .value = parse_number(widths->substr(cross + 1), "value width", text)};
+}
+
+/// Every KV head of these widths. The planes are spread evenly over all that there are.
+ThinHeads equal_heads(const ModelConfig& c, HeadWidths widths) {
+  const auto heads = static_cast<std::size_t>(c.layers) * static_cast<std::size_t>(c.kv_heads);
+  const std::vector<std::int64_t> keys(heads, widths.key);
+  const std::vector<std::int64_t> values(heads, widths.value);
+  std::vector<std::int64_t> planes;
+  const std::int64_t kept = widths.key / 2;
+  for (std::size_t head = 0; head < heads; ++head) {
+    for (std::int64_t i = 0; i < kept; ++i) planes.push_back(i * (c.head_dim / 2) / kept);
+  }
+  return read_thin_heads(
+      c, {.prefix = "", .key_widths = keys, .value_widths = values, .rope_planes = planes});
 }
 
 }  // namespace
@@ -75,8 +114,9 @@ std::int32_t take_number(std::string_view& name, std::string_view word, const st
 NamedShape parse_shape(const std::string& text) {
   const std::size_t colon = text.find(':');
   std::string_view wanted = std::string_view(text).substr(0, colon);
-  // "-rank1024", and before it "-layer8", only so many of its layers.
+  // "-rank1024", before it "-thin96x64", and before that "-layer8", only so many of its layers.
   const std::int32_t rank = take_number(wanted, "rank", text);
+  const HeadWidths widths = take_widths(wanted, text);
   const std::int32_t layers = take_number(wanted, "layer", text);
   const auto* shape = std::find_if(kShapes.begin(), kShapes.end(),
                                    [&](const Shape& s) { return s.name == wanted; });
@@ -109,6 +149,7 @@ NamedShape parse_shape(const std::string& text) {
   c.rope_style = RopeStyle::halves;
   c.rope_dim = shape->head_dim;
   c.rope_base = shape->rope_base;
+  if (widths.key > 0) c.thin = equal_heads(c, widths);
   return result;
 }
 
@@ -119,9 +160,9 @@ RandomWeights::RandomWeights(const NamedShape& shape)
       first_factored_(shape.config.layers / 4) {
   const ModelConfig& config = shape.config;
   std::mt19937_64 random(1);
-  const std::int64_t query_cols = std::int64_t{config.query_heads} * config.head_dim;
+  const std::int64_t head_cols = layer_columns(config, 0).out_cols;  // layers are alike
   for (const std::int64_t cols :
-       {std::int64_t{config.width}, query_cols, std::int64_t{config.mlp_width}, rank_}) {
+       {std::int64_t{config.width}, head_cols, std::int64_t{config.mlp_width}, rank_}) {
     std::vector<std::byte>& rows = rows_[cols];
     if (!rows.empty() || cols == 0) continue;
     const std::int64_t stride = row_bytes(dtype_, cols);
@@ -141,10 +182,8 @@ RandomWeights::RandomWeights(const NamedShape& shape)
 bool RandomWeights::has(const Place& place) const { return place.role != Role::output || !tied_; }
 
 std::int64_t RandomWeights::rank(const Place& place) const {
-  const bool attention = place.role == Role::query || place.role == Role::key ||
-                         place.role == Role::value || place.role == Role::attention_output;
   const bool smaller = rank_ * (place.rows + place.cols) < place.rows * place.cols;
-  return attention && smaller && place.layer >= first_factored_ ? rank_ : 0;
+  return is_attention(place.role) && smaller && place.layer >= first_factored_ ? rank_ : 0;
 }
 
 Dtype RandomWeights::dtype(const Place& place) const {

@@ -18,7 +18,9 @@ struct NamedShape {
 
 /// "llama3-8b" or "llama3-8b:q4_0"; "llama2-7b-layer4": four of its layers; "llama2-7b-rank1024":
 /// query, key, value and output as two factors in all layers but the first quarter, where that is
-/// smaller. Throws Error naming the shapes, or the types, that there are.
+/// smaller; "llama3-8b-thin96x64": every KV head with keys of 96 numbers, their RoPE planes evenly
+/// spread, and values of 64. All three may stand together, in this order. Throws Error naming the
+/// shapes, or the types, that there are.
 [[nodiscard]] NamedShape parse_shape(const std::string& text);
 
 /// Seeded numbers for every place: the time that a model of this shape takes does not depend on

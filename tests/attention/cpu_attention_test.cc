@@ -79,9 +79,9 @@ std::vector<double> reference(const Model& m, std::size_t layer, KvDtype dtype) 
       std::vector<float> values(m.tokens * dim);
       for (std::int64_t j = 0; j < m.tokens; ++j) {
         const float* from = m.qkv.data() + j * cols + head * dim;
-        rows.encode(dtype, from + m.shape.key_begin(), dim, row.data());
+        rows.encode(dtype, from + m.shape.key_begin(), dim, dim, row.data());
         rows.decode(dtype, row.data(), dim, keys.data() + j * dim);
-        rows.encode(dtype, from + m.shape.value_begin(), dim, row.data());
+        rows.encode(dtype, from + m.shape.value_begin(), dim, dim, row.data());
         rows.decode(dtype, row.data(), dim, values.data() + j * dim);
       }
       for (std::int64_t p = 0; p < m.tokens; ++p) {

@@ -55,7 +55,7 @@ TEST(KvRows, AreEncodedAsDescribed) {
           // One byte more, to see that nothing is written behind the row.
           const std::int64_t bytes = kv_row_bytes(dtype, dim);
           std::vector<std::byte> row(bytes + 1, std::byte{0xa5});
-          kernels->encode(dtype, x.data(), dim, row.data());
+          kernels->encode(dtype, x.data(), dim, dim, row.data());
           ASSERT_EQ(row.back(), std::byte{0xa5});
           kernels->decode(dtype, row.data(), dim, back.data());
           const std::int64_t blocks = (dim + kKvBlock - 1) / kKvBlock;

@@ -12,6 +12,7 @@ struct Pass {
   float weights[4][16] = {};
   Linear qkv, output, gate_up, down;
   KvLayer cache;
+  LayerShape shape;
 
   [[nodiscard]] Rows rows(int i, std::int64_t cols) { return {memory[i], 1, cols, cols}; }
   Rows x = rows(0, 8);
@@ -32,9 +33,9 @@ struct Pass {
       ops.emplace_back(head_norm(2, 0, 8));
       ops.emplace_back(head_norm(3, 8, 8));
     }
-    ops.emplace_back(RopeOp{qkv_rows});
-    ops.emplace_back(AttentionOp{qkv_rows, &cache, o});
-    ops.emplace_back(CommitOp{qkv_rows, &cache});
+    ops.emplace_back(RopeOp{qkv_rows, &shape});
+    ops.emplace_back(AttentionOp{qkv_rows, &shape, &cache, o});
+    ops.emplace_back(CommitOp{qkv_rows, &shape, &cache});
     return ops;
   }
   /// A layer as model/forward.cc asks for it.
@@ -113,7 +114,7 @@ TEST(Fusion, OnlyNeighboursThatHandOnTheirRowsAreJoined) {
 
   KvLayer other_layer;
   OpList ops = pass.attention(false);
-  ops.back() = CommitOp{pass.qkv_rows, &other_layer};
+  ops.back() = CommitOp{pass.qkv_rows, &pass.shape, &other_layer};
   EXPECT_EQ(fuse(ops).size(), 3u);
   ops.pop_back();
   EXPECT_EQ(fuse(ops).size(), 2u) << "no commit";

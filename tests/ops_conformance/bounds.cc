@@ -143,9 +143,9 @@ double norm_bound(std::int64_t width) {
 
 // With p = softmax(s) and o = sum_j p_j v_j, moves ds_j of the scores move o by
 // sum_j p_j ds_j (v_j - o) to first order. Of a score: the rounding of q and k, the f32 sum over
-// head_dim, a few units of its own size (scaling, subtracting the largest) and exp to 4 ulp. Then
-// the weights and values may be rounded to bf16, and both sums over the n keys, of p and of p v,
-// grow like f32 sums. Weights below the normal f32 numbers may vanish, and keys that are not
+// its numbers, a few units of its own size (scaling, subtracting the largest) and exp to 4 ulp.
+// Then the weights and values may be rounded to bf16, and both sums over the n keys, of p and of p
+// v, grow like f32 sums. Weights below the normal f32 numbers may vanish, and keys that are not
 // visible may keep the smallest of them. The factor on the first part covers second order: ds stays
 // below 0.1.
 std::vector<double> attention_bound(Rounding rounding, std::span<const double> query, double scale,
@@ -185,8 +185,8 @@ std::vector<double> attention_bound(Rounding rounding, std::span<const double> q
     score_bound[i] += kUnit * (8 + 2 * std::abs(score[i]) + 2 * (largest - score[i]));
   }
 
-  std::vector<double> bound(dim);
-  for (std::size_t d = 0; d < dim; ++d) {
+  std::vector<double> bound(out.size());
+  for (std::size_t d = 0; d < out.size(); ++d) {
     double from_scores = 0;
     double absolute = 0;
     double moves = 0;

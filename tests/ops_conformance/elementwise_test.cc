@@ -2,7 +2,10 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <numeric>
 
 #include "tests/ops_conformance/device.h"
 #include "tests/ops_conformance/inputs.h"
@@ -238,6 +241,74 @@ TEST(Rope, BothStylesAnywhere) {
           }
           EXPECT_TRUE(repeat == 0 || actual == first) << "a second run gives other bits";
           first = actual;
+        }
+      }
+    }
+  }
+}
+
+// Thin heads: pairs turn by the angles of the planes that their head has kept.
+TEST(Rope, KeptPlanes) {
+  Random random(26);
+  constexpr std::int32_t kHeadDim = 64;
+  constexpr std::int64_t kTokens = 20;
+  constexpr std::int64_t kPast = 131000;
+  for (const std::int32_t group : {1, 3}) {
+    for (const RopeStyle style : {RopeStyle::neighbours, RopeStyle::halves}) {
+      SCOPED_TRACE(fmt::format("style {}, groups of {}", int(style), group));
+      const std::vector<HeadWidths> widths = {{48, 64}, {64, 16}, {16, 32}, {32, 48}};
+      LayerShape shape = LayerShape::of(group, widths);
+      const auto heads = static_cast<std::int32_t>(widths.size());
+      SequenceConfig config = small_sequence(kPast + kTokens, kTokens);
+      config.attention = {
+          .query_heads = group * heads, .kv_heads = heads, .head_dim = kHeadDim, .scale = 1.0f};
+      config.rope = {.style = style, .dim = kHeadDim, .inverse_frequency = {}, .magnitude = 1.138};
+      for (int i = 0; i < kHeadDim / 2; ++i) {
+        config.rope.inverse_frequency.push_back(std::pow(10000.0, -2.0 * i / kHeadDim));
+      }
+      config.geometry.head_dim = kHeadDim;
+      config.geometry.widths = widths;
+      config.geometry.plan = HeadPlan::uniform(1, heads, HeadClass::window(1, 0, 4));
+      config.geometry.plan.classes[kStreaming] = HeadClass::window(1, 0, 4);
+
+      // Some of the planes, ascending; what stands behind them is never asked for.
+      std::vector<std::vector<std::uint8_t>> planes;
+      std::vector<std::uint8_t> stored(static_cast<std::size_t>(heads * kHeadDim / 2), 255);
+      for (std::int32_t h = 0; h < heads; ++h) {
+        std::vector<std::uint8_t> all(kHeadDim / 2);
+        std::iota(all.begin(), all.end(), std::uint8_t{0});
+        std::vector<std::uint8_t>& kept = planes.emplace_back();
+        std::sample(all.begin(), all.end(), std::back_inserter(kept), shape.heads[h].key_dim / 2,
+                    random);
+        std::copy(kept.begin(), kept.end(), stored.begin() + h * kHeadDim / 2);
+      }
+
+      const auto input = normal(random, kTokens * shape.qkv_cols);
+      const Matrix qkv(kTokens, shape.qkv_cols, input);
+      const Matrix expected =
+          reference::rope_of_planes(config.rope, shape, group, planes, kPast, qkv);
+      Matrix bound(kTokens, shape.qkv_cols);  // values: not touched
+      for (std::int64_t t = 0; t < kTokens; ++t) {
+        for (std::int64_t i = 0; i < shape.value_begin; ++i) {
+          ASSERT_LT(std::abs(qkv.at(t, i)), 8);
+          bound.at(t, i) = kRopeBound * config.rope.magnitude * (8 + 8);  // of both of a pair
+        }
+      }
+      for (const Backend& backend : backends()) {
+        SCOPED_TRACE(backend.name);
+        Sequence sequence(backend, config);
+        sequence.cache().restore(kPast);
+        const Buffer memory = sequence.ops().allocate(stored.size());
+        sequence.ops().copy_from_host(reinterpret_cast<const std::byte*>(stored.data()),
+                                      memory.data, stored.size());
+        shape.planes = reinterpret_cast<const std::uint8_t*>(memory.data);
+        DeviceRows rows(sequence.ops(), kTokens, shape.qkv_cols);
+        for (std::int64_t tokens : {std::int64_t{1}, std::int64_t{7}, kTokens}) {
+          sequence.begin(tokens);
+          rows.write(input);
+          run(sequence.ops(), tokens, [&] { sequence.ops().rope(rows.view(tokens), shape); });
+          EXPECT_EQ(rows.damage(kTokens), "");
+          expect_within(rows.read(kTokens), tokens, expected, bound);
         }
       }
     }

@@ -77,6 +77,33 @@ Matrix rope(const RopeSpec& rope, std::int64_t heads, std::int64_t head_dim, std
   return out;
 }
 
+Matrix rope_of_planes(const RopeSpec& rope, const LayerShape& shape, std::int32_t group,
+                      const std::vector<std::vector<std::uint8_t>>& planes, std::int64_t past,
+                      const Matrix& qkv) {
+  Matrix out = qkv;
+  for (std::int64_t t = 0; t < qkv.rows; ++t) {
+    for (std::size_t h = 0; h < shape.heads.size(); ++h) {
+      const HeadColumns& head = shape.heads[h];
+      const std::int64_t pairs = head.key_dim / 2;
+      for (std::int32_t g = 0; g <= group; ++g) {  // the last one is the key
+        const std::int64_t begin = g < group ? head.query + g * head.key_dim : head.key;
+        for (std::int64_t i = 0; i < pairs; ++i) {
+          const std::uint8_t plane = planes[h][static_cast<std::size_t>(i)];
+          const double angle = static_cast<double>(past + t) * rope.inverse_frequency[plane];
+          const double cosine = std::cos(angle) * rope.magnitude;
+          const double sine = std::sin(angle) * rope.magnitude;
+          const bool halves = rope.style == RopeStyle::halves;
+          const std::int64_t first = begin + (halves ? i : 2 * i);
+          const std::int64_t second = halves ? first + pairs : first + 1;
+          out.at(t, first) = qkv.at(t, first) * cosine - qkv.at(t, second) * sine;
+          out.at(t, second) = qkv.at(t, first) * sine + qkv.at(t, second) * cosine;
+        }
+      }
+    }
+  }
+  return out;
+}
+
 Matrix swiglu(const Matrix& gate_up) {
   const std::int64_t width = gate_up.cols / 2;
   Matrix out(gate_up.rows, width);
@@ -107,7 +134,7 @@ std::vector<double> attention(std::span<const double> query, double scale, std::
   for (double& weight : weights) sum += weight = std::exp(weight - largest);
   for (double& weight : weights) weight /= sum;
 
-  std::vector<double> out(query.size(), 0.0);
+  std::vector<double> out(history.values[static_cast<std::size_t>(position)].size(), 0.0);
   for (std::size_t i = 0; i < positions.size(); ++i) {
     for (std::size_t d = 0; d < out.size(); ++d) {
       out[d] += weights[i] * history.values[positions[i]][d];

@@ -51,14 +51,20 @@ Matrix linear(const Matrix& a, const Matrix& b, const Matrix& x, std::span<const
 Matrix rope(const RopeSpec& rope, std::int64_t heads, std::int64_t head_dim, std::int64_t past,
             const Matrix& qkv);
 
+/// The same for a layer of thin heads with `group` queries each: pair i of KV head h and of its
+/// queries turns as pair planes[h][i] of a whole head would.
+Matrix rope_of_planes(const RopeSpec& rope, const LayerShape& shape, std::int32_t group,
+                      const std::vector<std::vector<std::uint8_t>>& planes, std::int64_t past,
+                      const Matrix& qkv);
+
 /// out = gate / (1 + exp(-gate)) * up for rows [gate | up].
 Matrix swiglu(const Matrix& gate_up);
 
 /// What one KV head has seen so far, by position. Numbers that were never stored are NaN: a mask
 /// that asks for them spoils the result.
 struct HeadHistory {
-  std::vector<std::vector<double>> keys;    // [positions][head_dim]
-  std::vector<std::vector<double>> values;  // [positions][head_dim]
+  std::vector<std::vector<double>> keys;    // [positions][numbers of a key]
+  std::vector<std::vector<double>> values;  // [positions][numbers of a value]
 };
 
 /// Attention of one query at `position`: softmax(scale q.k) v over the positions that the class

@@ -31,6 +31,7 @@ import transformers
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from exact import every_float_is_f64  # noqa: E402
 from low_rank import split_projections  # noqa: E402
+from thin_heads import make_thin  # noqa: E402
 
 ARCHITECTURES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
@@ -57,11 +58,19 @@ def hf_name(name):
     return None
 
 
-def neighbours_to_halves(rows, heads):
-    """Undoes the converter's order of Llama's query and key rows: pairs (2i, 2i+1) to (i, i + d/2)."""
-    per_head = rows.shape[0] // heads
-    return (rows.reshape(heads, per_head // 2, 2, *rows.shape[1:])
-            .swapaxes(1, 2).reshape(rows.shape))  # fmt: skip
+def neighbours_to_halves(rows, widths):
+    """Undoes the converter's order of Llama's query and key rows: pairs (2i, 2i+1) to (i, i + d/2).
+    `widths`: rows of each head."""
+    heads = np.split(rows, np.cumsum(widths)[:-1])
+    return np.concatenate([head.reshape(-1, 2, *head.shape[1:]).swapaxes(0, 1).reshape(head.shape)
+                           for head in heads])  # fmt: skip
+
+
+def thin_heads_of(reader):
+    """As config.json's `sedpa_thin_heads` has it; None when the model has none."""
+    names = ("key_widths", "value_widths", "rope_planes")
+    fields = {name: field(reader, f"sedpa.thin.{name}") for name in names}
+    return None if fields["key_widths"] is None else fields
 
 
 def field(reader, key, default=None):
@@ -98,6 +107,7 @@ def hf_state(reader, weights):
     architecture = field(reader, "general.architecture")
     heads = field(reader, f"{architecture}.attention.head_count")
     kv_heads = field(reader, f"{architecture}.attention.head_count_kv", heads)
+    thin = thin_heads_of(reader)
     state = {}
     for name, values in weights.items():
         to = hf_name(name)
@@ -105,7 +115,13 @@ def hf_state(reader, weights):
             continue
         # Of two factors, A has the rows.
         if architecture == "llama" and re.search(r"attn_[qk]\.(?!B)", name):
-            values = neighbours_to_halves(values, heads if "attn_q." in name else kv_heads)
+            count = heads if "attn_q." in name else kv_heads
+            widths = [len(values) // count] * count
+            if thin:
+                layer = int(name.split(".")[1])
+                keys = thin["key_widths"][layer * kv_heads : (layer + 1) * kv_heads]
+                widths = np.repeat(keys, count // kv_heads)
+            values = neighbours_to_halves(values, widths)
         state[to] = torch.from_numpy(np.ascontiguousarray(values))
     return state
 
@@ -118,6 +134,7 @@ def load_gguf_weights(model, path, lora=()):
     state = hf_state(reader, weights)
     if "lm_head.weight" not in state:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    make_thin(model, thin_heads_of(reader))
     state = split_projections(model, state)
     state = {name: values.to(model.dtype) for name, values in state.items()}
     model.to(model.dtype).load_state_dict(state, strict=True)

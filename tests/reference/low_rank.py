@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from exact import every_float_is_f64  # noqa: E402
+from thin_heads import make_thin  # noqa: E402
 
 # Ranks by layer and projection: all four, one alone, neighbours whole and factored.
 VECTORS = {
@@ -68,10 +69,11 @@ def read_state(directory):
 
 
 def load(directory, dtype=torch.float32, state=None):
-    """The model of a directory, compressed or not; `state`: its tensors, where they are read."""
+    """The model of a directory, with factors, thin heads or neither; `state`: its tensors, where they are read."""
     config = transformers.AutoConfig.from_pretrained(directory)
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
+    make_thin(model, getattr(config, "sedpa_thin_heads", None))
     state = split_projections(model, state or read_state(directory))
     if "lm_head.weight" not in state:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]

@@ -11,6 +11,7 @@
 #include "sedpa/attention/online_softmax.h"
 #include "sedpa/attention/visible_keys.h"
 #include "sedpa/attention/work_list.h"
+#include "sedpa/backend/cpu/attention_groups.h"
 #include "sedpa/backend/cpu/attention_kernels.h"
 #include "sedpa/backend/cpu/attention_scratch.h"
 #include "sedpa/backend/cpu/kernels.h"
@@ -55,7 +56,6 @@ namespace {
 
 using cpu::AttentionScratch;
 using cpu::kDirectKeys;
-using cpu::kGroupRows;
 using cpu::kKeyTile;
 using cpu::ThreadScratch;
 
@@ -76,12 +76,13 @@ struct StepClass {
   std::vector<SlotWrite> writes;  // where commit stores; empty for a full class: past + row
 };
 
-// Keys and values of one KV head: in the cache, and the chunk's own.
+// Keys and values of one KV head: in the cache, and the chunk's own, in rows of the same numbers.
 struct HeadSource {
+  const HeadColumns* columns = nullptr;
   const KvBlock* block = nullptr;
   std::int32_t head = 0;                  // in the block
-  const std::byte* own_keys = nullptr;    // [tokens, row_bytes]
-  const std::byte* own_values = nullptr;  // [tokens, row_bytes]
+  const std::byte* own_keys = nullptr;    // [tokens, key_row_bytes]
+  const std::byte* own_values = nullptr;  // [tokens, value_row_bytes]
 };
 
 }  // namespace
@@ -106,7 +107,7 @@ struct CpuAttention::State {
   std::int64_t past = 0;
   std::int64_t tokens = 0;
   KvDtype dtype = KvDtype::f16;
-  std::int64_t row_bytes = 0;
+  std::int64_t own_bytes = 0;  // from head to head of the chunk's own rows
   bool direct = false;
   StepClass classes[kHeadClasses];
   std::vector<WorkList> lists;  // [kv_heads + 1], by the layer's number of retrieval heads
@@ -115,6 +116,7 @@ struct CpuAttention::State {
   // The operation.
   Rows qkv;
   Rows out;
+  const LayerShape* heads = nullptr;
   const KvLayer* layer = nullptr;
   const WorkList* list = nullptr;
 
@@ -127,15 +129,16 @@ struct CpuAttention::State {
   void run_direct(const WorkPiece& piece, const HeadSource& source, const ThreadScratch& room);
   void finish_merge(const WorkMerge& merge);
   [[nodiscard]] HeadSource source_of(const WorkPiece& piece) const;
-  void find_groups(const WorkPiece& piece, const VisibleKeys& keys, std::int64_t first_rank,
-                   const std::int32_t* positions, int count, int rows,
-                   cpu::GroupKeys* groups) const;
 
-  [[nodiscard]] std::int32_t kv_head(const WorkPiece& piece) const {
-    return layer->heads->heads(piece.head_class)[piece.head];
+  void check(const LayerShape& of, const KvLayer& cache) const;
+  [[nodiscard]] std::int32_t kv_head(std::int32_t head_class, std::int32_t head) const {
+    return layer->heads->heads(head_class)[head];
   }
-  [[nodiscard]] float* out_row(std::int32_t head, std::int64_t token, std::int64_t g) const {
-    return out.row(token) + (std::int64_t{head} * shape.group() + g) * shape.head_dim;
+  [[nodiscard]] const HeadColumns& columns(std::int32_t kv_head) const {
+    return heads->heads[static_cast<std::size_t>(kv_head)];
+  }
+  [[nodiscard]] float* out_row(const HeadColumns& head, std::int64_t token, std::int64_t g) const {
+    return out.row(token) + head.out + g * head.value_dim;
   }
 };
 
@@ -185,7 +188,7 @@ void CpuAttention::begin_step(const Step& step, const KvCache& cache) {
   s.past = step.past;
   s.tokens = tokens;
   s.dtype = geometry.dtype;
-  s.row_bytes = kv_row_bytes(geometry.dtype, geometry.head_dim);
+  s.own_bytes = tokens * kv_row_bytes(geometry.dtype, geometry.head_dim);
   s.direct = tokens == 1 && s.shape.group() <= kMostDirectRows;
 
   for (int head_class = 0; head_class < kHeadClasses; ++head_class) {
@@ -243,9 +246,10 @@ void CpuAttention::State::make_lists(const HeadPlan& plan) {
 
 void CpuAttention::attention(Rows qkv, const LayerShape& shape, const KvLayer& layer, Rows out) {
   State& s = *state_;
-  if (!shape.is_plain(s.shape)) fail("thin heads do not run yet");
+  s.check(shape, layer);
   s.qkv = qkv;
   s.out = out;
+  s.heads = &shape;
   s.layer = &layer;
   s.list = &s.lists[layer.heads->retrieval];
   s.encode_own();
@@ -259,6 +263,25 @@ void CpuAttention::attention(Rows qkv, const LayerShape& shape, const KvLayer& l
                       s.run_piece(s.list->pieces[task.first_piece + i], thread);
                     }
                   });
+}
+
+// The plan has room for heads up to its head size, the cache for those that it was made for.
+void CpuAttention::State::check(const LayerShape& of, const KvLayer& cache) const {
+  if (static_cast<std::int32_t>(of.heads.size()) != shape.kv_heads ||
+      cache.heads->order.size() != of.heads.size()) {
+    fail("layer has {} KV heads, its cache {}: reserved for {}", of.heads.size(),
+         cache.heads->order.size(), shape.kv_heads);
+  }
+  for (int head_class = 0; head_class < kHeadClasses; ++head_class) {
+    const KvBlock& block = cache.blocks[head_class];
+    for (const std::int32_t kv_head : cache.heads->heads(head_class)) {
+      const HeadColumns& head = of.heads[static_cast<std::size_t>(kv_head)];
+      if (head.key_dim > block.key_dim || head.value_dim > block.value_dim) {
+        fail("KV head {} has keys of {} and values of {} numbers, its cache rows of {} and {}",
+             kv_head, head.key_dim, head.value_dim, block.key_dim, block.value_dim);
+      }
+    }
+  }
 }
 
 // Calls body(head, first row, rows) for all rows of all heads; small work stays on one thread.
@@ -278,24 +301,29 @@ void CpuAttention::State::for_rows(std::int64_t rows, std::int64_t heads, const 
 // The chunk's own keys and values as the cache would hold them: a query must see the same numbers
 // whether its neighbours came in the same chunk or in an earlier one.
 void CpuAttention::State::encode_own() {
-  for_rows(tokens, shape.kv_heads, [&](std::int64_t head, std::int64_t first, std::int64_t rows) {
-    const std::int64_t at = head * shape.head_dim;
+  const LayerHeads& plan = *layer->heads;
+  for_rows(tokens, shape.kv_heads, [&](std::int64_t i, std::int64_t first, std::int64_t rows) {
+    const std::int32_t head = plan.order[static_cast<std::size_t>(i)];
+    const HeadColumns& from = columns(head);
+    const KvBlock& as = layer->blocks[i < plan.retrieval ? kRetrieval : kStreaming];
+    std::byte* const keys = memory.data() + scratch.own_keys + head * own_bytes;
+    std::byte* const values = memory.data() + scratch.own_values + head * own_bytes;
     for (std::int64_t row = first; row < first + rows; ++row) {
-      const std::int64_t to = (head * tokens + row) * row_bytes;
-      kernels.encode(dtype, qkv.row(row) + shape.key_begin() + at, shape.head_dim,
-                     memory.data() + scratch.own_keys + to);
-      kernels.encode(dtype, qkv.row(row) + shape.value_begin() + at, shape.head_dim,
-                     memory.data() + scratch.own_values + to);
+      kernels.encode(dtype, qkv.row(row) + from.key, from.key_dim, as.key_dim,
+                     keys + row * as.key_row_bytes);
+      kernels.encode(dtype, qkv.row(row) + from.value, from.value_dim, as.value_dim,
+                     values + row * as.value_row_bytes);
     }
   });
 }
 
 HeadSource CpuAttention::State::source_of(const WorkPiece& piece) const {
-  const std::int64_t own = kv_head(piece) * tokens * row_bytes;
-  return {.block = &layer->blocks[piece.head_class],
+  const std::int32_t head = kv_head(piece.head_class, piece.head);
+  return {.columns = &columns(head),
+          .block = &layer->blocks[piece.head_class],
           .head = piece.head,
-          .own_keys = memory.data() + scratch.own_keys + own,
-          .own_values = memory.data() + scratch.own_values + own};
+          .own_keys = memory.data() + scratch.own_keys + head * own_bytes,
+          .own_values = memory.data() + scratch.own_values + head * own_bytes};
 }
 
 void CpuAttention::State::run_piece(const WorkPiece& piece, int thread) {
@@ -313,11 +341,11 @@ void CpuAttention::State::run_piece(const WorkPiece& piece, int thread) {
 }
 
 void CpuAttention::State::finish_merge(const WorkMerge& merge) {
-  const std::int32_t head = layer->heads->heads(merge.head_class)[merge.head];
+  const HeadColumns& head = columns(kv_head(merge.head_class, merge.head));
   const std::int64_t group = shape.group();
   for (std::int64_t row = 0; row < merge.tokens * group; ++row) {
     merge_softmax_parts(
-        merge.partials, shape.head_dim,
+        merge.partials, head.value_dim,
         [&](std::int64_t i) {
           const cpu::PartialRoom part(scratch, memory.data(), merge.first_partial + i);
           return SoftmaxPart{part.max[row], part.sum[row], part.out + row * scratch.padded_dim};
@@ -332,22 +360,27 @@ void CpuAttention::State::finish_merge(const WorkMerge& merge) {
 void CpuAttention::State::run_direct(const WorkPiece& piece, const HeadSource& source,
                                      const ThreadScratch& room) {
   const auto rows = static_cast<int>(shape.group());
-  const auto dim = static_cast<int>(shape.head_dim);
   const auto padded = static_cast<int>(scratch.padded_dim);
-  const std::int32_t head = kv_head(piece);
+  const HeadColumns& head = *source.columns;
+  const KvBlock& block = *source.block;
   const float scale = shape.scale * std::numbers::log2e_v<float>;
 
   float* queries = reinterpret_cast<float*>(room.queries);
-  const float* from = qkv.row(piece.first_token) + std::int64_t{head} * rows * dim;
+  const float* from = qkv.row(piece.first_token) + head.query;
   std::fill(queries, queries + rows * padded, 0.0f);
   for (int r = 0; r < rows; ++r) {
-    for (int d = 0; d < dim; ++d) queries[r * padded + d] = from[r * dim + d] * scale;
+    for (int d = 0; d < head.key_dim; ++d) {
+      queries[r * padded + d] = from[r * head.key_dim + d] * scale;
+    }
     room.max[r] = cpu::kNoScore;
     room.sum[r] = 0.0f;
   }
   std::fill(room.out, room.out + rows * padded, 0.0f);
   const cpu::DirectRows direct_rows = {.rows = rows,
-                                       .dim = dim,
+                                       .key_dim = head.key_dim,
+                                       .value_dim = head.value_dim,
+                                       .key_row_dim = block.key_dim,
+                                       .value_row_dim = block.value_dim,
                                        .padded = padded,
                                        .queries = queries,
                                        .max = room.max,
@@ -360,8 +393,10 @@ void CpuAttention::State::run_direct(const WorkPiece& piece, const HeadSource& s
   // ahead, so that rows are asked for before they are needed.
   const StepClass& of = classes[piece.head_class];
   const std::int64_t stored = of.stored.count();
-  const std::byte* cache_keys = source.block->key(source.head, 0);
-  const std::byte* cache_values = source.block->value(source.head, 0);
+  const std::byte* cache_keys = block.key(source.head, 0);
+  const std::byte* cache_values = block.value(source.head, 0);
+  const std::int64_t key_bytes = block.key_row_bytes;
+  const std::int64_t value_bytes = block.value_row_bytes;
   const auto gather = [&](std::int64_t begin, int to) {  // the step that begins there
     const std::byte** key_rows = room.key_rows + to * kDirectKeys;
     const std::byte** value_rows = room.value_rows + to * kDirectKeys;
@@ -370,13 +405,13 @@ void CpuAttention::State::run_direct(const WorkPiece& piece, const HeadSource& s
     const auto cached = static_cast<int>(std::clamp<std::int64_t>(stored - begin, 0, count));
     if (of.kept.full) {
       for (int i = 0; i < cached; ++i) {
-        key_rows[i] = cache_keys + (begin + i) * row_bytes;
-        value_rows[i] = cache_values + (begin + i) * row_bytes;
+        key_rows[i] = cache_keys + (begin + i) * key_bytes;
+        value_rows[i] = cache_values + (begin + i) * value_bytes;
       }
     } else {
       for (int i = 0; i < cached; ++i) {
-        key_rows[i] = cache_keys + of.slots[begin + i] * row_bytes;
-        value_rows[i] = cache_values + of.slots[begin + i] * row_bytes;
+        key_rows[i] = cache_keys + of.slots[begin + i] * key_bytes;
+        value_rows[i] = cache_values + of.slots[begin + i] * value_bytes;
       }
     }
     if (cached < count) {
@@ -397,7 +432,8 @@ void CpuAttention::State::run_direct(const WorkPiece& piece, const HeadSource& s
          .later_keys = room.key_rows + (1 - half) * kDirectKeys,
          .later_values = room.value_rows + (1 - half) * kDirectKeys,
          .later_count = later,
-         .row_bytes = row_bytes});
+         .key_row_bytes = key_bytes,
+         .value_row_bytes = value_bytes});
     half = 1 - half;
   }
 
@@ -411,64 +447,19 @@ void CpuAttention::State::run_direct(const WorkPiece& piece, const HeadSource& s
   for (int r = 0; r < rows; ++r) {
     float* to = out_row(head, piece.first_token, r);
     const float share = 1.0f / room.sum[r];
-    for (int d = 0; d < dim; ++d) to[d] = room.out[r * padded + d] * share;
+    for (int d = 0; d < head.value_dim; ++d) to[d] = room.out[r * padded + d] * share;
   }
 }
 
 // --- Prefill: tiles of query rows
 // -----------------------------------------------------------------
 
-// What each group of 48 query rows sees of `count` keys from rank `first_rank` on, at these
-// positions.
-void CpuAttention::State::find_groups(const WorkPiece& piece, const VisibleKeys& keys,
-                                      std::int64_t first_rank, const std::int32_t* positions,
-                                      int count, int rows, cpu::GroupKeys* groups) const {
-  const HeadClass& kept = classes[piece.head_class].kept;
-  const std::int64_t group = shape.group();
-  for (std::int64_t row = 0; row < rows; row += kGroupRows) {
-    const std::int64_t last_row = std::min<std::int64_t>(row + kGroupRows, rows) - 1;
-    const std::int64_t base = past + piece.first_token;
-    const std::int64_t oldest = base + std::min(row / group, piece.tokens - 1);
-    const std::int64_t youngest = base + std::min(last_row / group, piece.tokens - 1);
-    cpu::GroupKeys& seen = groups[row / kGroupRows];
-    seen.begin = 0;
-    // Old keys that have left every row's recent window, unless they are sampled.
-    const bool plain_window = !kept.full && kept.middle == 0 && positions[0] >= kept.sink;
-    if (plain_window) {
-      const auto first = std::lower_bound(
-          positions, positions + count,
-          static_cast<std::int32_t>(std::max<std::int64_t>(0, oldest - kept.recent + 1)));
-      seen.begin = static_cast<int>(first - positions) / 8 * 8;
-    }
-    const auto past_end =
-        std::upper_bound(positions, positions + count, static_cast<std::int32_t>(youngest));
-    const auto end = static_cast<int>(past_end - positions);
-    seen.end = round_up(end, 8);
-    if (seen.begin >= seen.end) continue;
-
-    // Future keys and padding.
-    seen.masked = end < seen.end || positions[end - 1] > oldest;
-    if (kept.full || seen.masked) continue;
-    // The oldest key that is no sink: does the youngest row still see it?
-    const auto no_sink = std::lower_bound(positions + seen.begin, positions + end, kept.sink);
-    if (no_sink == positions + end || youngest - *no_sink < kept.recent) continue;
-    // Unless all such keys are of the sample, and the sample is the same for all rows.
-    const std::int64_t sampled_end = keys.sinks + keys.middle - first_rank;
-    const std::int64_t recent_begin =
-        std::upper_bound(positions, positions + end,
-                         static_cast<std::int32_t>(youngest - kept.recent)) -
-        positions;
-    seen.masked = kept.middle == 0 || recent_begin > sampled_end ||
-                  kept.middle_stride(youngest) != keys.middle_stride;
-  }
-}
-
 void CpuAttention::State::run_tile(const WorkPiece& piece, const HeadSource& source,
                                    const ThreadScratch& room) {
   const StepClass& of = classes[piece.head_class];
   const std::int64_t group = shape.group();
-  const std::int64_t dim = shape.head_dim;
-  const std::int32_t head = kv_head(piece);
+  const HeadColumns& head = *source.columns;
+  const KvBlock& block = *source.block;
   const std::int64_t real_rows = piece.tokens * group;
   const auto rows = static_cast<int>(round_up<std::int64_t>(real_rows, 16));
   const auto how = static_cast<int>(compute);
@@ -476,14 +467,17 @@ void CpuAttention::State::run_tile(const WorkPiece& piece, const HeadSource& sou
   for (std::int64_t row = 0; row < rows; ++row) {
     const std::int64_t token = piece.first_token + std::min(row / group, piece.tokens - 1);
     room.query_rows[row] =
-        row < real_rows ? qkv.row(token) + (head * group + row % group) * dim : nullptr;
+        row < real_rows ? qkv.row(token) + head.query + row % group * head.key_dim : nullptr;
     room.position[row] = static_cast<std::int32_t>(past + token);
     room.stride[row] =
         of.kept.middle > 0 ? static_cast<std::int32_t>(of.kept.middle_stride(past + token)) : 0;
   }
   const cpu::QueryTile tile = {.rows = rows,
-                               .dim = static_cast<int>(dim),
-                               .value_dims = static_cast<int>(round_up<std::int64_t>(dim, 8)),
+                               .key_dim = head.key_dim,
+                               .value_dim = head.value_dim,
+                               .key_row_dim = block.key_dim,
+                               .value_row_dim = block.value_dim,
+                               .value_dims = round_up(head.value_dim, 8),
                                .queries = room.queries,
                                .out = room.out,
                                .max = room.max,
@@ -500,8 +494,12 @@ void CpuAttention::State::run_tile(const WorkPiece& piece, const HeadSource& sou
                                .bias = room.bias};
   kernels.begin_tile[how](tile, room.query_rows, shape.scale * std::numbers::log2e_v<float>);
 
-  const std::int64_t query = past + piece.first_token;
-  const VisibleKeys keys = visible_keys(of.kept, query, query + piece.tokens - 1);
+  const cpu::TileQueries queries = {.kept = of.kept,
+                                    .first = past + piece.first_token,
+                                    .tokens = piece.tokens,
+                                    .group = group,
+                                    .rows = rows};
+  const VisibleKeys keys = visible_keys(of.kept, queries.first, queries.first + piece.tokens - 1);
   const auto gather = [&](std::int64_t begin, int half) {
     const auto count = static_cast<int>(std::min<std::int64_t>(kKeyTile, piece.key_end - begin));
     const std::byte** key_rows = room.key_rows + half * kKeyTile;
@@ -511,12 +509,12 @@ void CpuAttention::State::run_tile(const WorkPiece& piece, const HeadSource& sou
       const std::int64_t position = keys.position(begin + i);
       positions[i] = static_cast<std::int32_t>(position);
       if (position >= past) {
-        key_rows[i] = source.own_keys + (position - past) * row_bytes;
-        value_rows[i] = source.own_values + (position - past) * row_bytes;
+        key_rows[i] = source.own_keys + (position - past) * block.key_row_bytes;
+        value_rows[i] = source.own_values + (position - past) * block.value_row_bytes;
       } else {
         const std::int64_t slot = of.kept.full ? position : of.slots[of.stored.rank(position)];
-        key_rows[i] = source.block->key(source.head, slot);
-        value_rows[i] = source.block->value(source.head, slot);
+        key_rows[i] = block.key(source.head, slot);
+        value_rows[i] = block.value(source.head, slot);
       }
     }
     for (int i = count; i < round_up(count, 8); ++i) {
@@ -529,7 +527,7 @@ void CpuAttention::State::run_tile(const WorkPiece& piece, const HeadSource& sou
   for (std::int64_t at = piece.key_begin; at < piece.key_end; at += kKeyTile) {
     const int next = at + kKeyTile < piece.key_end ? gather(at + kKeyTile, 1 - half) : 0;
     const std::int32_t* positions = room.positions + half * kKeyTile;
-    find_groups(piece, keys, at, positions, count, rows, room.groups);
+    cpu::find_groups(queries, keys, at, {positions, static_cast<std::size_t>(count)}, room.groups);
     kernels.step_tile[how](tile, dtype,
                            {.keys = room.key_rows + half * kKeyTile,
                             .values = room.value_rows + half * kKeyTile,
@@ -539,7 +537,8 @@ void CpuAttention::State::run_tile(const WorkPiece& piece, const HeadSource& sou
                             .next_keys = room.key_rows + (1 - half) * kKeyTile,
                             .next_values = room.value_rows + (1 - half) * kKeyTile,
                             .next_count = next,
-                            .row_bytes = row_bytes});
+                            .key_row_bytes = block.key_row_bytes,
+                            .value_row_bytes = block.value_row_bytes});
     half = 1 - half;
     count = next;
   }
@@ -565,7 +564,7 @@ void CpuAttention::State::run_tile(const WorkPiece& piece, const HeadSource& sou
 
 void CpuAttention::commit(Rows qkv, const LayerShape& shape, const KvLayer& layer) {
   State& s = *state_;
-  if (!shape.is_plain(s.shape)) fail("thin heads do not run yet");
+  s.check(shape, layer);
   for (int head_class = 0; head_class < kHeadClasses; ++head_class) {
     const KvBlock& block = layer.blocks[head_class];
     const StepClass& of = s.classes[head_class];
@@ -573,13 +572,13 @@ void CpuAttention::commit(Rows qkv, const LayerShape& shape, const KvLayer& laye
     const bool full = of.kept.full;
     const std::int64_t rows = full ? s.tokens : static_cast<std::int64_t>(of.writes.size());
     s.for_rows(rows, block.heads, [&](std::int64_t head, std::int64_t first, std::int64_t count) {
-      const std::int64_t at = std::int64_t{heads[head]} * s.shape.head_dim;
+      const HeadColumns& from = shape.heads[static_cast<std::size_t>(heads[head])];
       for (std::int64_t i = first; i < first + count; ++i) {
         const std::int64_t row = full ? i : of.writes[i].row;
         const std::int64_t slot = full ? s.past + i : of.writes[i].slot;
-        s.kernels.encode(s.dtype, qkv.row(row) + s.shape.key_begin() + at, s.shape.head_dim,
+        s.kernels.encode(s.dtype, qkv.row(row) + from.key, from.key_dim, block.key_dim,
                          block.key(head, slot));
-        s.kernels.encode(s.dtype, qkv.row(row) + s.shape.value_begin() + at, s.shape.head_dim,
+        s.kernels.encode(s.dtype, qkv.row(row) + from.value, from.value_dim, block.value_dim,
                          block.value(head, slot));
       }
     });

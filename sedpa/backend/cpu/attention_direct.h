@@ -65,9 +65,9 @@ SEDPA_INLINE F32x16 direct_exp2(F32x16 x) {
 // scores[r][key] for R rows; the lanes from `count` up to a multiple of 16 are masked.
 template <KvDtype kType, int R>
 SEDPA_INLINE void direct_scores(const DirectRows& rows, int first_row, const DirectKeys& keys) {
-  const RowReader<kType> read(rows.dim);
-  const int whole = rows.dim / 16;
-  const int rest = rows.dim % 16;
+  const RowReader<kType> read(rows.key_row_dim);
+  const int whole = rows.key_dim / 16;
+  const int rest = rows.key_dim % 16;
   const float* queries = rows.queries + std::int64_t{first_row} * rows.padded;
   for (int key = 0; key < keys.count; key += 4) {
     const std::byte* from[4];
@@ -75,7 +75,7 @@ SEDPA_INLINE void direct_scores(const DirectRows& rows, int first_row, const Dir
       const int at = key + i < keys.count ? key + i : keys.count - 1;
       from[i] = keys.keys[at];
       if (first_row == 0 && key + i < keys.later_count) {
-        prefetch(keys.later_keys[key + i], keys.row_bytes);
+        prefetch(keys.later_keys[key + i], keys.key_row_bytes);
       }
     }
     F32x16 acc[R][4];
@@ -152,15 +152,15 @@ SEDPA_INLINE float direct_weights(const DirectRows& rows, int row, float* scores
 template <KvDtype kType, int R, int V>
 SEDPA_INLINE void direct_values(const DirectRows& rows, int first_row, const DirectKeys& keys,
                                 const float* correction, int first, bool fetch) {
-  const RowReader<kType> read(rows.dim);
-  const int rest = rows.dim - 16 * first;  // numbers of the last vector
+  const RowReader<kType> read(rows.value_row_dim);
+  const int rest = rows.value_dim - 16 * first;  // numbers of the last vector
   F32x16 acc[R][V];
   SEDPA_UNROLL for (int r = 0; r < R; ++r) {
     SEDPA_UNROLL for (int v = 0; v < V; ++v) acc[r][v] = zero();
   }
   for (int key = 0; key < keys.count; ++key) {
     const std::byte* from = keys.values[key];
-    if (fetch && key < keys.later_count) prefetch(keys.later_values[key], keys.row_bytes);
+    if (fetch && key < keys.later_count) prefetch(keys.later_values[key], keys.value_row_bytes);
     F32x16 numbers[V];
     if constexpr (V == 1) {
       numbers[0] = rest >= 16 ? read(from, first) : read.part(from, first, rest);
@@ -189,7 +189,7 @@ void direct_rows(const DirectRows& rows, int first_row, const DirectKeys& keys) 
   for (int r = 0; r < R; ++r) {
     correction[r] = direct_weights(rows, first_row + r, rows.scores + r * kDirectKeys, keys.count);
   }
-  const int whole = rows.dim / 16;
+  const int whole = rows.value_dim / 16;
   int v = 0;
   for (; v + 4 <= whole; v += 4) {
     direct_values<kType, R, 4>(rows, first_row, keys, correction, v, first_row == 0 && v == 0);
@@ -197,7 +197,7 @@ void direct_rows(const DirectRows& rows, int first_row, const DirectKeys& keys) 
   for (; v + 2 <= whole; v += 2) {
     direct_values<kType, R, 2>(rows, first_row, keys, correction, v, first_row == 0 && v == 0);
   }
-  for (; 16 * v < rows.dim; ++v) {
+  for (; 16 * v < rows.value_dim; ++v) {
     direct_values<kType, R, 1>(rows, first_row, keys, correction, v, first_row == 0 && v == 0);
   }
 }

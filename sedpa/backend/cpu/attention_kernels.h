@@ -39,10 +39,14 @@ using Word = std::uint32_t;
 
 /// A tile of query rows and its running result. `rows` is a multiple of 16; group g holds rows
 /// [48 g, 48 g + width), width = 48 but for the last group (16, 32 or 48), and group buffers stand
-/// one after the other. steps = dim / 2 for pairs, else dim; value_dims = dim rounded up to 8.
+/// one after the other. steps = key_dim / 2 for pairs, else key_dim; value_dims = value_dim rounded
+/// up to 8.
 struct QueryTile {
   int rows = 0;
-  int dim = 0;
+  int key_dim = 0;        // numbers of a query and of the head's keys
+  int value_dim = 0;      // numbers of the head's values and of a result
+  int key_row_dim = 0;    // numbers of a stored key row, of which the first key_dim are read
+  int value_row_dim = 0;  // numbers of a stored value row
   int value_dims = 0;
   Word* queries = nullptr;                 // groups of [steps][width]
   float* out = nullptr;                    // groups of [value_dims][width], not yet divided by sum
@@ -81,15 +85,19 @@ struct KeyTile {
   const std::byte* const* next_keys = nullptr;    // [next_count]
   const std::byte* const* next_values = nullptr;  // [next_count]
   int next_count = 0;
-  std::int64_t row_bytes = 0;
+  std::int64_t key_row_bytes = 0;
+  std::int64_t value_row_bytes = 0;
 };
 
 /// The query rows of one token that share a KV head.
 struct DirectRows {
   int rows = 0;
-  int dim = 0;
-  int padded = 0;                  // dim rounded up to 16
-  const float* queries = nullptr;  // [rows][padded], scaled, zeros behind dim
+  int key_dim = 0;                 // as in QueryTile
+  int value_dim = 0;               //
+  int key_row_dim = 0;             //
+  int value_row_dim = 0;           //
+  int padded = 0;                  // a multiple of 16, no less than either
+  const float* queries = nullptr;  // [rows][padded], scaled, zeros behind key_dim
   float* max = nullptr;            // [rows], base 2
   float* sum = nullptr;            // [rows]
   float* out = nullptr;            // [rows][padded], not yet divided by sum
@@ -105,22 +113,26 @@ struct DirectKeys {
   const std::byte* const* later_keys = nullptr;    // [later_count]
   const std::byte* const* later_values = nullptr;  // [later_count]
   int later_count = 0;
-  std::int64_t row_bytes = 0;
+  std::int64_t key_row_bytes = 0;
+  std::int64_t value_row_bytes = 0;
 };
 
 struct AttentionKernels {
-  /// Encodes a head vector as a cache row. x [dim]; the layout is kv_policy.h's.
-  void (*encode)(KvDtype dtype, const float* x, std::int64_t dim, std::byte* row);
+  /// Encodes a head vector, and zeros behind it, as a cache row of row_dim numbers. x [dim]; the
+  /// layout is kv_policy.h's.
+  void (*encode)(KvDtype dtype, const float* x, std::int64_t dim, std::int64_t row_dim,
+                 std::byte* row);
   /// Decodes it.
   void (*decode)(KvDtype dtype, const std::byte* row, std::int64_t dim, float* x);
 
   /// By Compute: whether products of the tile way are of bf16 pairs.
   bool pairs[2];
-  /// Packs query rows (x[r] [dim], or null for padding), scaled, and clears the running result.
+  /// Packs query rows (x[r] [key_dim], or null for padding), scaled, and clears the running result.
   void (*begin_tile[2])(const QueryTile& tile, const float* const* x, float scale);
   /// Takes in one step of keys.
   void (*step_tile[2])(const QueryTile& tile, KvDtype dtype, const KeyTile& keys);
-  /// Writes row r of the result to out[r] [dim], divided by its sum if `divide`. Null: not wanted.
+  /// Writes row r of the result to out[r] [value_dim], divided by its sum if `divide`. Null: not
+  /// wanted.
   void (*end_tile)(const QueryTile& tile, bool divide, float* const* out);
 
   void (*step_direct)(const DirectRows& rows, KvDtype dtype, const DirectKeys& keys);

@@ -30,13 +30,21 @@ int to_code(float x, float lowest, float highest) {
 
 // q8 as ggml's Q8_0: scale = amax / 127. q4 as its Q4_0: the number of largest size, sign kept,
 // becomes code 0 (that is -8), scale = that number / -8.
-void encode_blocks(bool four_bits, const float* x, std::int64_t dim, std::byte* row) {
-  const std::int64_t blocks = (dim + kKvBlock - 1) / kKvBlock;
+void encode_blocks(bool four_bits, const float* x, std::int64_t dim, std::int64_t row_dim,
+                   std::byte* row) {
+  const std::int64_t blocks = (row_dim + kKvBlock - 1) / kKvBlock;
   std::byte* codes = row + 2 * blocks;
   for (std::int64_t block = 0; block < blocks; ++block) {
-    const float* from = x + block * kKvBlock;
-    const std::int64_t left = dim - block * kKvBlock;
+    const std::int64_t first = block * kKvBlock;
+    const std::int64_t left = row_dim - first;
     const std::int64_t count = left < kKvBlock ? left : kKvBlock;
+    const float* from = x + first;
+    float filled[kKvBlock] = {};
+    if (dim < first + count) {
+      if (dim > first)
+        std::memcpy(filled, from, sizeof(float) * static_cast<std::size_t>(dim - first));
+      from = filled;
+    }
     const Extremes e = extremes(from, count);
     const float high_size = e.highest;
     const float low_size = -e.lowest;
@@ -64,10 +72,12 @@ void encode_blocks(bool four_bits, const float* x, std::int64_t dim, std::byte* 
   }
 }
 
-void encode(KvDtype dtype, const float* x, std::int64_t dim, std::byte* row) {
+void encode(KvDtype dtype, const float* x, std::int64_t dim, std::int64_t row_dim, std::byte* row) {
+  const auto behind = static_cast<std::size_t>(row_dim - dim);
   switch (dtype) {
     case KvDtype::f32:
       std::memcpy(row, x, sizeof(float) * static_cast<std::size_t>(dim));
+      std::memset(row + 4 * dim, 0, 4 * behind);
       return;
     case KvDtype::f16:
     case KvDtype::bf16:
@@ -79,10 +89,11 @@ void encode(KvDtype dtype, const float* x, std::int64_t dim, std::byte* row) {
         else
           store_bf16_partial(row + 2 * i, numbers, count);
       }
+      std::memset(row + 2 * dim, 0, 2 * behind);
       return;
     case KvDtype::q8:
     case KvDtype::q4:
-      encode_blocks(dtype == KvDtype::q4, x, dim, row);
+      encode_blocks(dtype == KvDtype::q4, x, dim, row_dim, row);
       return;
   }
 }

@@ -139,14 +139,14 @@ SEDPA_INLINE int groups_of(const QueryTile& tile) {
 
 template <class Words>
 void begin_tile(const QueryTile& tile, const float* const* x, float scale) {
-  const int steps = steps_of<Words>(tile.dim);
+  const int steps = steps_of<Words>(tile.key_dim);
   for (int g = 0; g < groups_of(tile); ++g) {
     const Group group(tile, g, steps);
     for (int r = 0; r < group.width; r += 16) {
       const float* const* from = x + group.first_row + r;
       for (int k = 0; k < steps; k += 16) {
         const int first = k * Words::kNumbers;
-        const int left = tile.dim - first;
+        const int left = tile.key_dim - first;
         const int count = left < 16 * Words::kNumbers ? left : 16 * Words::kNumbers;
         F32x16 words[16];
         SEDPA_UNROLL for (int i = 0; i < 16; ++i) {
@@ -172,10 +172,10 @@ void begin_tile(const QueryTile& tile, const float* const* x, float scale) {
 // `count` on are zeros.
 template <class Words, KvDtype kType>
 void pack_keys(const QueryTile& tile, const KeyTile& keys) {
-  const int dim = tile.dim;
+  const int dim = tile.key_dim;
   const int steps = steps_of<Words>(dim);
   const int padded = (keys.count + 7) / 8 * 8;
-  const RowReader<kType> read(dim);
+  const RowReader<kType> read(tile.key_row_dim);
   for (int key = 0; key < padded; ++key) {
     Word* to = tile.keys + std::int64_t{key} * steps;
     if (key >= keys.count) {
@@ -202,16 +202,18 @@ void pack_keys(const QueryTile& tile, const KeyTile& keys) {
     }
   }
 
+  const int value_dim = tile.value_dim;
+  const RowReader<kType> read_row(tile.value_row_dim);
   const auto read_value = [&](int key, int d) -> F32x16 {
     if (key >= keys.count) return zero();
     const std::byte* row = keys.values[key];
-    return d + 16 <= dim ? read(row, d / 16) : read.part(row, d / 16, dim - d);
+    return d + 16 <= value_dim ? read_row(row, d / 16) : read_row.part(row, d / 16, value_dim - d);
   };
   const int key_steps = steps_of<Words>(kKeyTile);
   const std::int64_t block = std::int64_t{8} * key_steps;  // words of 8 dims
   for (int key = 0; key < padded; key += 2) {
     Word* to = tile.values + std::int64_t{key / Words::kNumbers} * 8;
-    for (int d = 0; d < dim; d += 16, to += 2 * block) {
+    for (int d = 0; d < value_dim; d += 16, to += 2 * block) {
       const F32x16 one = read_value(key, d);
       const F32x16 two = read_value(key + 1, d);
       if (d + 8 < tile.value_dims) {
@@ -356,8 +358,8 @@ SEDPA_INLINE void step_vectors(const QueryTile& tile, const Group& group, const 
 /// Asks for share g of the next step's rows.
 SEDPA_INLINE void fetch_next(const KeyTile& keys, int g, int groups) {
   for (int key = keys.next_count * g / groups; key < keys.next_count * (g + 1) / groups; ++key) {
-    prefetch(keys.next_keys[key], keys.row_bytes);
-    prefetch(keys.next_values[key], keys.row_bytes);
+    prefetch(keys.next_keys[key], keys.key_row_bytes);
+    prefetch(keys.next_values[key], keys.value_row_bytes);
   }
 }
 
@@ -366,7 +368,7 @@ void step_tile(const QueryTile& tile, KvDtype dtype, const KeyTile& keys) {
 #define SEDPA_PACK(TYPE) pack_keys<Words, TYPE>(tile, keys)
   SEDPA_FOR_KV_DTYPE(dtype, SEDPA_PACK)
 #undef SEDPA_PACK
-  const int steps = steps_of<Words>(tile.dim);
+  const int steps = steps_of<Words>(tile.key_dim);
   const int groups = groups_of(tile);
   for (int g = 0; g < groups; ++g) {
     fetch_next(keys, g, groups);
@@ -401,8 +403,8 @@ inline void end_tile(const QueryTile& tile, bool divide, float* const* out) {
       float* const* to = out + group.first_row + r;
       const F32x16 one = broadcast(1.0f);
       const F32x16 scale = divide ? one / load(tile.sum + group.first_row + r) : one;
-      for (int d = 0; d < tile.dim; d += 16) {
-        const int count = tile.dim - d < 16 ? tile.dim - d : 16;
+      for (int d = 0; d < tile.value_dim; d += 16) {
+        const int count = tile.value_dim - d < 16 ? tile.value_dim - d : 16;
         F32x16 numbers[16];  // [dim][row], then [row][dim]
         SEDPA_UNROLL for (int i = 0; i < 16; ++i) {
           const float* from = group.out + std::int64_t{d + i} * group.width + r;

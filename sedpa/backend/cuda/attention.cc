@@ -21,9 +21,9 @@ std::size_t aligned(std::int64_t bytes) {
 struct ScratchLayout {
   std::size_t arrived = 0;  // [units] int32
   std::size_t parts = 0;    // [pieces, part_floats]
-  std::size_t queries = 0;  // [kv_heads, max_tokens * group, padded dim] 16-bit
-  std::size_t keys = 0;     // [kv_heads, max_tokens, padded dim] 16-bit
-  std::size_t values = 0;   // [kv_heads, max_tokens, padded dim] 16-bit
+  std::size_t queries = 0;  // [kv_heads, max_tokens * group, tile_dim] 16-bit
+  std::size_t keys = 0;     // [kv_heads, max_tokens, tile_dim] 16-bit
+  std::size_t values = 0;   // [kv_heads, max_tokens, tile_dim] 16-bit
   std::size_t bytes = 0;
   std::int64_t part_floats = 0;
   std::int32_t pieces = 0;
@@ -63,10 +63,12 @@ ScratchLayout::ScratchLayout(const OpsPlan& plan, const DeviceTraits& device) {
   check_shape(plan);
   const AttentionShape& shape = plan.attention;
   const std::int64_t group = shape.group();
-  const std::int64_t padded = padded_head_dim(shape.head_dim);
+  const std::int64_t tile_dim = padded_head_dim(shape.head_dim);
+  const std::int64_t part_dim =
+      std::max<std::int64_t>(tile_dim, program_tile_dim(padded_head_dim(shape.head_dim)));
   pieces = std::max(2, device.multiprocessors);
   row_blocks = static_cast<std::int32_t>((group + kDecodeRows - 1) / kDecodeRows);
-  part_floats = std::min<std::int64_t>(group, kDecodeRows) * (padded + 2);
+  part_floats = std::min<std::int64_t>(group, kDecodeRows) * (part_dim + 2);
   const std::int64_t units = std::int64_t{shape.kv_heads} * row_blocks;
   const std::int64_t rows = plan.max_tokens > 1 ? shape.kv_heads * plan.max_tokens : 0;
   const auto take = [&](std::int64_t size) {
@@ -76,9 +78,40 @@ ScratchLayout::ScratchLayout(const OpsPlan& plan, const DeviceTraits& device) {
   };
   arrived = take(units * 4);
   parts = take(pieces * part_floats * 4);
-  queries = take(rows * group * padded * 2);
-  keys = take(rows * padded * 2);
-  values = take(rows * padded * 2);
+  queries = take(rows * group * tile_dim * 2);
+  keys = take(rows * tile_dim * 2);
+  values = take(rows * tile_dim * 2);
+}
+
+/// Of a layer's tiles: the model's, or the least where that is enough. Every kernel knows these
+/// two.
+int tile_dim_of(const LayerShape& shape, int head_dim) {
+  std::int32_t widest = 0;
+  for (const HeadColumns& head : shape.heads) {
+    widest = std::max({widest, head.key_dim, head.value_dim});
+  }
+  return padded_head_dim(widest <= kLeastTileDim ? widest : head_dim);
+}
+
+HeadTable table_of(const LayerShape& shape) {
+  HeadTable table;
+  std::size_t i = 0;
+  for (const HeadColumns& head : shape.heads) {
+    table.keys[i + 1] = static_cast<std::uint16_t>(table.keys[i] + head.key_dim / 2);
+    table.values[i + 1] = static_cast<std::uint16_t>(table.values[i] + head.value_dim / 2);
+    ++i;
+  }
+  return table;
+}
+
+/// Whether the rows of a class can be copied in pieces of 16 bytes.
+bool in_whole_pieces(const ClassParams& of) {
+  constexpr std::int32_t kPiece = 16;
+  const auto begins_one = [](const std::byte* rows) {
+    return reinterpret_cast<std::uintptr_t>(rows) % kPiece == 0;
+  };
+  return of.heads == 0 || (of.key_row_bytes % kPiece == 0 && of.value_row_bytes % kPiece == 0 &&
+                           begins_one(of.keys) && begins_one(of.values));
 }
 
 }  // namespace
@@ -92,21 +125,22 @@ struct AttentionRunner::Impl {
   AttentionShape shape;
   std::int64_t max_tokens = 0;
   DeviceMemory scratch;
-  DecodeRoom decode;
+  DecodeRoom decode[2];  // of rows that are converted, and of rows in whole pieces
   PrefillRoom prefill;
 
   // The step.
   StepState state;
   HeadClass classes[kHeadClasses];
   KvDtype dtype = KvDtype::f16;
-  bool prepared = false;  // the decode kernel of `dtype`
+  bool prepared = false;  // the decode kernels of `dtype`
   bool sm90 = false;      // full heads' prompts by the Hopper kernel
   std::int64_t past = 0;
   std::int64_t tokens = 0;
 
   void prepare(KvDtype new_dtype);
-  [[nodiscard]] AttentionParams base_params() const;
   [[nodiscard]] AttentionParams params_of(const AttentionJob& job) const;
+  void add_cache(const AttentionJob& job, AttentionParams& p) const;
+  [[nodiscard]] const DecodeRoom& decode_room(bool whole_pieces) const;
 };
 
 AttentionRunner::AttentionRunner(const DeviceTraits& device, cudaStream_t stream)
@@ -131,12 +165,13 @@ void AttentionRunner::reserve(const OpsPlan& plan) {
   std::byte* const at = s.scratch.data();
   // Counters are zero between launches from here on; the kernel that counts resets them.
   check(cudaMemsetAsync(at + layout.arrived, 0, layout.parts - layout.arrived, s.stream));
-  s.decode = {};
-  s.decode.arrived = reinterpret_cast<std::int32_t*>(at + layout.arrived);
-  s.decode.parts = reinterpret_cast<float*>(at + layout.parts);
-  s.decode.part_floats = layout.part_floats;
-  s.decode.pieces = layout.pieces;
-  s.decode.row_blocks = layout.row_blocks;
+  DecodeRoom decode;
+  decode.arrived = reinterpret_cast<std::int32_t*>(at + layout.arrived);
+  decode.parts = reinterpret_cast<float*>(at + layout.parts);
+  decode.part_floats = layout.part_floats;
+  decode.pieces = layout.pieces;
+  decode.row_blocks = layout.row_blocks;
+  std::fill(std::begin(s.decode), std::end(s.decode), decode);
   s.prefill = {};
   s.prefill.queries = reinterpret_cast<std::uint16_t*>(at + layout.queries);
   s.prefill.keys = reinterpret_cast<std::uint16_t*>(at + layout.keys);
@@ -149,14 +184,26 @@ void AttentionRunner::reserve(const OpsPlan& plan) {
 void AttentionRunner::Impl::prepare(KvDtype new_dtype) {
   if (prepared && new_dtype == dtype) return;
   dtype = new_dtype;
-  decode_layout(base_params(), device.shared_bytes_a_block, decode);
-  if (decode.stages == 0) {
+  const int tile_dim = padded_head_dim(shape.head_dim);
+  // Half of a multiprocessor's, so that the kernel behind is there already and fills its ring.
+  const std::size_t shared_bytes = device.shared_bytes_a_block / 2;
+  const std::int64_t row_bytes = kv_row_bytes(dtype, shape.head_dim);
+  decode_layout(tile_dim, shape.group(), static_cast<int>(row_bytes), shared_bytes, decode[0]);
+  decode_layout(tile_dim, shape.group(), 0, shared_bytes, decode[1]);
+  (void)decode_room(is_16_bit(dtype));
+  prepare_decode(dtype, tile_dim, shared_bytes);
+  prepare_decode(dtype, kLeastTileDim, shared_bytes);
+  sm90 = prefill_sm90_runs(device.compute);
+  prepared = true;
+}
+
+const DecodeRoom& AttentionRunner::Impl::decode_room(bool whole_pieces) const {
+  const DecodeRoom& room = decode[whole_pieces ? 1 : 0];
+  if (room.stages == 0) {
     fail("decode of {} query rows a KV head of size {} does not fit in {} bytes of shared memory",
          shape.group(), shape.head_dim, device.shared_bytes_a_block);
   }
-  prepare_decode(dtype, shape.head_dim, static_cast<std::size_t>(decode.shared_bytes));
-  sm90 = prefill_sm90_runs(dtype, shape.head_dim, device.compute);
-  prepared = true;
+  return room;
 }
 
 void AttentionRunner::begin_step(const StepState& state, const KvCache& cache, std::int64_t past,
@@ -176,20 +223,28 @@ void AttentionRunner::begin_step(const StepState& state, const KvCache& cache, s
   s.tokens = tokens;
 }
 
-AttentionParams AttentionRunner::Impl::base_params() const {
+AttentionParams AttentionRunner::Impl::params_of(const AttentionJob& job) const {
+  const LayerShape& heads = *job.shape;
+  if (std::ssize(heads.heads) != shape.kv_heads) {
+    fail("layer of {} KV heads: reserved for {}", heads.heads.size(), shape.kv_heads);
+  }
+  for (const HeadColumns& head : heads.heads) {
+    for (const std::int32_t dim : {head.key_dim, head.value_dim}) {
+      if (dim < 2 || dim % 2 != 0 || dim > shape.head_dim) {
+        fail("head of {} numbers, expected an even number up to {}", dim, shape.head_dim);
+      }
+    }
+  }
   AttentionParams p;
   p.scale_log2 = shape.scale * std::numbers::log2e_v<float>;
   p.query_heads = shape.query_heads;
   p.kv_heads = shape.kv_heads;
   p.group = shape.group();
   p.head_dim = shape.head_dim;
-  p.row_bytes = static_cast<std::int32_t>(kv_row_bytes(dtype, shape.head_dim));
+  p.tile_dim = tile_dim_of(heads, shape.head_dim);
+  p.table = table_of(heads);
+  p.planes = heads.planes;
   p.dtype = dtype;
-  return p;
-}
-
-AttentionParams AttentionRunner::Impl::params_of(const AttentionJob& job) const {
-  AttentionParams p = base_params();
   p.qkv = job.qkv.data;
   p.qkv_stride = job.qkv.stride;
   p.out = job.out.data;
@@ -200,12 +255,20 @@ AttentionParams AttentionRunner::Impl::params_of(const AttentionJob& job) const 
   p.rotate = job.rotate;
   p.commit = job.commit;
   p.state = state;
-  if (job.cache == nullptr) return p;
+  if (job.cache != nullptr) add_cache(job, p);
+  return p;
+}
+
+void AttentionRunner::Impl::add_cache(const AttentionJob& job, AttentionParams& p) const {
   for (int which = 0; which < kHeadClasses; ++which) {
     const KvBlock& block = job.cache->blocks[which];
     const HeadClass& kept = classes[which];
     p.classes[which] = {.keys = block.keys,
                         .values = block.values,
+                        .key_dim = block.key_dim,
+                        .value_dim = block.value_dim,
+                        .key_row_bytes = static_cast<std::int32_t>(block.key_row_bytes),
+                        .value_row_bytes = static_cast<std::int32_t>(block.value_row_bytes),
                         .capacity = block.capacity,
                         .heads = block.heads,
                         .full = kept.full,
@@ -218,16 +281,27 @@ AttentionParams AttentionRunner::Impl::params_of(const AttentionJob& job) const 
     fail("layer of the KV cache has {} heads: reserved for {}", order.size(), shape.kv_heads);
   }
   std::copy(order.begin(), order.end(), p.order);
-  return p;
+  for (int which = 0; which < kHeadClasses; ++which) {
+    const ClassParams& of = p.classes[which];
+    for (int i = 0; i < of.heads; ++i) {
+      const int head = p.kv_head(which, i);
+      if (p.key_dim(head) > of.key_dim || p.value_dim(head) > of.value_dim) {
+        fail("KV head {} has {} and {} numbers, rows of the KV cache {} and {}", head,
+             p.key_dim(head), p.value_dim(head), of.key_dim, of.value_dim);
+      }
+    }
+  }
+  p.whole_pieces =
+      is_16_bit(dtype) && std::all_of(std::begin(p.classes), std::end(p.classes), in_whole_pieces);
 }
 
 void AttentionRunner::set_program(DecodeProgram* program) { impl_->program = program; }
 
 void AttentionRunner::run(const AttentionJob& job) {
   Impl& s = *impl_;
-  if (job.qkv.cols != s.shape.qkv_cols() || job.qkv.rows != s.tokens) {
+  if (job.qkv.cols != job.shape->qkv_cols || job.qkv.rows != s.tokens) {
     fail("qkv is {} x {} numbers: expected {} x {}", job.qkv.rows, job.qkv.cols, s.tokens,
-         s.shape.qkv_cols());
+         job.shape->qkv_cols);
   }
   if ((job.attend || job.commit) && job.cache == nullptr) {
     fail("attention without a layer of the KV cache");
@@ -247,24 +321,24 @@ void AttentionRunner::run(const AttentionJob& job) {
     }
     return;
   }
-  if (job.out.cols != s.shape.out_cols() || job.out.rows != s.tokens) {
+  if (job.out.cols != job.shape->out_cols || job.out.rows != s.tokens) {
     fail("attention's result is {} x {} numbers: expected {} x {}", job.out.rows, job.out.cols,
-         s.tokens, s.shape.out_cols());
+         s.tokens, job.shape->out_cols);
   }
   if (s.tokens == 1) {
+    const DecodeRoom& room = s.decode_room(params.whole_pieces);
     if (s.program != nullptr) {
-      if (s.program->add(params, s.decode)) return;
+      if (s.program->add(params, room)) return;
       s.program->flush();
     }
-    launch_decode(params, s.decode, s.stream);
+    launch_decode(params, room, s.stream);
     return;
   }
   PrefillRoom room = s.prefill;
   room.tokens = static_cast<std::int32_t>(s.tokens);
   room.past = static_cast<std::int32_t>(s.past);
   launch_stage(params, room, s.stream);
-  const ClassParams& first = params.classes[kRetrieval];
-  const bool sm90 = s.sm90 && first.full && first.heads > 0;
+  const bool sm90 = s.sm90 && prefill_sm90_takes(params);
   if (sm90) launch_prefill_sm90(params, room, s.stream);
   launch_prefill(params, room, sm90, s.stream);
   // A window's slots may hold what the chunk still had to see: they are overwritten last.

@@ -22,6 +22,7 @@ class DecodeProgram;
 /// was.
 struct AttentionJob {
   Rows qkv;                           // [tokens, qkv_cols], f32
+  const LayerShape* shape = nullptr;  // where heads stand in the rows
   const KvLayer* cache = nullptr;     // blocks in device memory
   Rows out;                           // [tokens, out_cols]
   const float* query_norm = nullptr;  // [head_dim]; null: no norm

@@ -33,9 +33,10 @@ __device__ void copy_raw(std::uint32_t to, const std::byte* base, std::int64_t f
   }
 }
 
-/// 16 rows of raw bytes to a tile of T; rows from `valid` on become zeros.
+/// 16 rows of raw bytes to a tile of T; rows from `valid` on and numbers from `dim` on become
+/// zeros.
 template <class T, int kDim>
-__device__ void convert_rows(const AttentionParams& p, const std::byte* raw, int valid,
+__device__ void convert_rows(KvDtype dtype, const std::byte* raw, int row_bytes, int dim, int valid,
                              std::byte* tile, int lane) {
   constexpr int kChunks = kDim / 8;
 #pragma unroll 4
@@ -43,8 +44,8 @@ __device__ void convert_rows(const AttentionParams& p, const std::byte* raw, int
     const int row = i / kChunks;
     const int chunk = i % kChunks;
     uint4 numbers = make_uint4(0, 0, 0, 0);
-    if (row < valid && 8 * chunk < p.head_dim) {
-      numbers = decode_8<T>(p.dtype, raw + row * p.row_bytes, 8 * chunk, p.head_dim);
+    if (row < valid && 8 * chunk < dim) {
+      numbers = decode_8<T>(dtype, raw + row * row_bytes, 8 * chunk, dim);
     }
     *reinterpret_cast<uint4*>(tile + row * kTilePitch<kDim> + 16 * chunk) = numbers;
   }
@@ -66,8 +67,8 @@ struct Cursor {
     unit = here;
     const ClassParams& of = p.classes[piece.head_class];
     const std::int64_t rows = unit / row_blocks * of.capacity;
-    keys = of.keys + rows * p.row_bytes;
-    values = of.values + rows * p.row_bytes;
+    keys = of.keys + rows * of.key_row_bytes;
+    values = of.values + rows * of.value_row_bytes;
     positions = of.full ? nullptr : p.state.positions[piece.head_class];
     used = used_slots(of, past);
   }
@@ -76,24 +77,27 @@ struct Cursor {
 /// Keys and values of the cursor's tile, whose first key is in slot `first`, to a stage of the
 /// ring.
 template <int kDim, bool kRaw>
-__device__ void copy_tile(const AttentionParams& p, const Cursor& at, std::int64_t first,
+__device__ void copy_tile(const ClassParams& of, const Cursor& at, std::int64_t first,
                           std::uint32_t stage, int half_bytes, int lane) {
   if constexpr (kRaw) {
-    copy_raw(stage, at.keys, first, at.used, p.row_bytes, lane);
-    copy_raw(stage + half_bytes, at.values, first, at.used, p.row_bytes, lane);
+    copy_raw(stage, at.keys, first, at.used, of.key_row_bytes, lane);
+    copy_raw(stage + half_bytes, at.values, first, at.used, of.value_row_bytes, lane);
   } else {
-    // The tile's rows are contiguous; rows beyond the last used one become zeros.
+    // Rows beyond the last used one become zeros, as what a row has less than a tile's does.
     constexpr int kChunks = kDim / 8;
-    const std::int64_t offset = first * (2 * kDim);
+    const std::byte* const keys = at.keys + first * of.key_row_bytes;
+    const std::byte* const values = at.values + first * of.value_row_bytes;
 #pragma unroll
     for (int i = 0; i < kDecodeTile * kChunks / 32; ++i) {
-      const int chunk = lane + 32 * i;
-      const int row = chunk / kChunks;
-      const std::uint32_t to = stage + row * kTilePitch<kDim> + chunk % kChunks * 16;
-      const int size = first + row < at.used ? 16 : 0;
-      const std::int64_t from = size > 0 ? offset + 16 * chunk : 0;
-      copy_16(to, at.keys + from, size);
-      copy_16(to + half_bytes, at.values + from, size);
+      const int row = (lane + 32 * i) / kChunks;
+      const int column = (lane + 32 * i) % kChunks * 16;  // bytes
+      const std::uint32_t to = stage + row * kTilePitch<kDim> + column;
+      const bool there = first + row < at.used;
+      const bool key = there && column < of.key_row_bytes;
+      const bool value = there && column < of.value_row_bytes;
+      copy_16(to, key ? keys + row * of.key_row_bytes + column : at.keys, key ? 16 : 0);
+      copy_16(to + half_bytes, value ? values + row * of.value_row_bytes + column : at.values,
+              value ? 16 : 0);
     }
   }
   if (at.positions != nullptr && lane < kDecodeTile) {
@@ -145,7 +149,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
     if (ahead.tile < piece.total()) {
       ahead.find_unit(p, piece, room.row_blocks, past);
       const std::int64_t first = piece.first_tile + ahead.tile % unit_tiles;
-      copy_tile<kDim, kRaw>(p, ahead, first * kDecodeTile, ring + fill * room.stage_bytes,
+      copy_tile<kDim, kRaw>(of, ahead, first * kDecodeTile, ring + fill * room.stage_bytes,
                             room.half_bytes, lane);
     }
     end_copy_group();  // an empty one keeps the count
@@ -190,12 +194,14 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
       std::uint32_t values = stage + room.half_bytes;
       if constexpr (kRaw) {
         const auto base = static_cast<std::int64_t>(unit.head) * of.capacity + first;
-        const auto shift_of = [&](const std::byte* arena) {
-          return reinterpret_cast<std::uintptr_t>(arena + base * p.row_bytes) % 16;
+        const auto shift_of = [&](const std::byte* arena, int row_bytes) {
+          return reinterpret_cast<std::uintptr_t>(arena + base * row_bytes) % 16;
         };
-        convert_rows<T, kDim>(p, stage_bytes + shift_of(of.keys), valid, tiles, lane);
-        convert_rows<T, kDim>(p, stage_bytes + room.half_bytes + shift_of(of.values), valid,
-                              tiles + kDecodeTile * kPitch, lane);
+        convert_rows<T, kDim>(p.dtype, stage_bytes + shift_of(of.keys, of.key_row_bytes),
+                              of.key_row_bytes, of.key_dim, valid, tiles, lane);
+        convert_rows<T, kDim>(
+            p.dtype, stage_bytes + room.half_bytes + shift_of(of.values, of.value_row_bytes),
+            of.value_row_bytes, of.value_dim, valid, tiles + kDecodeTile * kPitch, lane);
         __syncwarp();
         keys = shared_address(tiles);
         values = keys + kDecodeTile * kPitch;
@@ -217,8 +223,8 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
 using DecodeKernel = void (*)(AttentionParams, DecodeRoom);
 
 template <class T, bool kRaw>
-DecodeKernel kernel_of(int padded) {
-  switch (padded) {
+DecodeKernel kernel_of(int tile_dim) {
+  switch (tile_dim) {
     case 64:
       return decode_kernel<T, 64, kRaw>;
     case 80:
@@ -232,34 +238,32 @@ DecodeKernel kernel_of(int padded) {
   }
 }
 
-DecodeKernel kernel_of(KvDtype dtype, int head_dim) {
-  const int padded = padded_head_dim(head_dim);
-  const bool raw = !rows_are_tiles(dtype, head_dim);
+DecodeKernel kernel_of(KvDtype dtype, int tile_dim, bool raw) {
   if (tiles_are_bf16(dtype)) {
-    return raw ? kernel_of<__nv_bfloat16, true>(padded) : kernel_of<__nv_bfloat16, false>(padded);
+    return raw ? kernel_of<__nv_bfloat16, true>(tile_dim)
+               : kernel_of<__nv_bfloat16, false>(tile_dim);
   }
-  return raw ? kernel_of<__half, true>(padded) : kernel_of<__half, false>(padded);
+  return raw ? kernel_of<__half, true>(tile_dim) : kernel_of<__half, false>(tile_dim);
 }
 
 }  // namespace
 
-void decode_layout(const AttentionParams& params, std::size_t shared_limit, DecodeRoom& room) {
-  const int padded = padded_head_dim(params.head_dim);
-  const int pitch = 2 * padded + 16;
+void decode_layout(int tile_dim, int group, int converted_bytes, std::size_t shared_bytes,
+                   DecodeRoom& room) {
+  const int pitch = 2 * tile_dim + 16;
   const int tile_bytes = kDecodeTile * pitch;
-  const bool raw = !rows_are_tiles(params.dtype, params.head_dim);
-  const int rows = params.group < kDecodeRows ? params.group : kDecodeRows;
-  room.half_bytes = raw ? (kDecodeTile * params.row_bytes + 16 + 15) / 16 * 16 : tile_bytes;
+  const bool raw = converted_bytes > 0;
+  const int rows = group < kDecodeRows ? group : kDecodeRows;
+  room.half_bytes = raw ? (kDecodeTile * converted_bytes + 16 + 15) / 16 * 16 : tile_bytes;
   room.stage_bytes = 2 * room.half_bytes + kPositionBytes;
-  // Half of a multiprocessor's, so that the kernel behind is there already and fills its ring, less
-  // what is static and the system's.
-  const auto limit = static_cast<std::int64_t>(shared_limit) / 2 - 2048;
+  // Less what is static and the system's.
+  const auto limit = static_cast<std::int64_t>(shared_bytes) - 2048;
   room.stages = 0;
   for (int warps = kMostWarps; warps >= 1; warps /= 2) {
     // The warps' states, and at other times a row of each.
-    const std::int64_t merge_floats = std::int64_t{warps} * rows * (padded + 2);
+    const std::int64_t merge_floats = std::int64_t{warps} * rows * (tile_dim + 2);
     const std::int64_t fixed = (raw ? 2 * warps * tile_bytes : 0) + kDecodeRows * pitch +
-                               4 * padded + (4 * merge_floats + 15) / 16 * 16;
+                               4 * tile_dim + (4 * merge_floats + 15) / 16 * 16;
     const std::int64_t stages = (limit - fixed) / (std::int64_t{warps} * room.stage_bytes);
     if (stages < (warps > 1 ? 2 : 1)) continue;
     room.warps = warps;
@@ -270,10 +274,12 @@ void decode_layout(const AttentionParams& params, std::size_t shared_limit, Deco
   }
 }
 
-void prepare_decode(KvDtype dtype, int head_dim, std::size_t shared_bytes) {
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel_of(dtype, head_dim)),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes)));
+void prepare_decode(KvDtype dtype, int tile_dim, std::size_t shared_bytes) {
+  for (const bool raw : {true, false}) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel_of(dtype, tile_dim, raw)),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)));
+  }
 }
 
 void launch_decode(const AttentionParams& params, const DecodeRoom& room, cudaStream_t stream) {
@@ -282,7 +288,7 @@ void launch_decode(const AttentionParams& params, const DecodeRoom& room, cudaSt
                           .shared_bytes = static_cast<std::size_t>(room.shared_bytes),
                           .stream = stream,
                           .early = true};
-  launch(shape, kernel_of(params.dtype, params.head_dim), params, room);
+  launch(shape, kernel_of(params.dtype, params.tile_dim, !params.whole_pieces), params, room);
 }
 
 }  // namespace sedpa::cuda

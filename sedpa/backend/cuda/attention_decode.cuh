@@ -34,14 +34,18 @@ struct RowState {
 
 /// 16 keys. `keys_at(i)` and `values_at(i)` are this lane's ldmatrix addresses for columns 16 i ..
 /// 16 i + 15; `visible` says of this lane's four columns (two of each 8) whether the row sees them.
+/// Only the first key_dim and value_dim columns are there, where they are fewer.
 template <class T, int kDim, class Address>
-__device__ void step(const std::uint32_t (&queries)[kDim / 16][4], const Address& keys_at,
-                     const Address& values_at, const bool (&visible)[4], RowState<kDim>& state) {
+__device__ __forceinline__ void step(const std::uint32_t (&queries)[kDim / 16][4],
+                                     const Address& keys_at, const Address& values_at,
+                                     const bool (&visible)[4], RowState<kDim>& state,
+                                     int key_dim = kDim, int value_dim = kDim) {
   // Two sums each, so that products need not wait for one another so long.
   float scores[2][4] = {};
   float more[2][4] = {};
 #pragma unroll
   for (int k = 0; k < kDim / 16; ++k) {
+    if (16 * k >= key_dim) break;
     std::uint32_t keys[4];
     load_matrices(keys_at(k), keys);
     multiply_add<T>(k % 2 == 0 ? scores[0] : more[0], queries[k], keys[0], keys[1]);
@@ -91,6 +95,7 @@ __device__ void step(const std::uint32_t (&queries)[kDim / 16][4], const Address
   }
 #pragma unroll
   for (int n = 0; n < kDim / 16; ++n) {
+    if (16 * n >= value_dim) break;
     std::uint32_t values[4];
     load_matrices_turned(values_at(n), values);
     multiply_add<T>(state.out[2 * n], weights, values[0], values[1]);
@@ -99,16 +104,16 @@ __device__ void step(const std::uint32_t (&queries)[kDim / 16][4], const Address
 }
 
 /// The parts of a unit, in the order of its keys, to the result. By the whole block: a thread has
-/// two numbers of a row, and asks for all it needs of several parts at once.
+/// two numbers of a row, and asks for all it needs of several parts at once. out: [rows, dim].
 template <int kDim>
-__device__ void merge_parts(const AttentionParams& p, const DecodeRoom& room, std::int64_t first,
-                            int parts, int rows, int threads, float* out) {
+__device__ void merge_parts(const DecodeRoom& room, std::int64_t first, int parts, int rows,
+                            int threads, int dim, float* out) {
   constexpr int kAtOnce = 16;
   const float* const from = room.parts + first * room.part_floats;
   for (int i = 2 * static_cast<int>(threadIdx.x); i < rows * kDim; i += 2 * threads) {
     const int row = i / kDim;
     const int d = i % kDim;
-    if (d >= p.head_dim) continue;
+    if (d >= dim) continue;
     float max = kNoScore;
     float sum = 0;
     float2 result = make_float2(0, 0);
@@ -142,8 +147,8 @@ __device__ void merge_parts(const AttentionParams& p, const DecodeRoom& room, st
       }
     }
     const float share = 1.0f / sum;
-    out[row * p.head_dim + d] = result.x * share;
-    out[row * p.head_dim + d + 1] = result.y * share;
+    out[row * dim + d] = result.x * share;
+    out[row * dim + d + 1] = result.y * share;
   }
 }
 
@@ -227,28 +232,23 @@ __device__ void prepare_unit(const AttentionParams& p, const DecodeUnit& unit, b
   for (int task = warp; task < unit.rows + (own ? 2 : 0); task += warps) {
     const bool key = task == unit.rows;
     const bool value = task == unit.rows + 1;
-    const int column = key     ? p.query_heads + unit.kv_head
-                       : value ? p.query_heads + p.kv_heads + unit.kv_head
-                               : unit.kv_head * p.group + unit.first_row + task;
-    prepare_row(p.qkv + std::int64_t{column} * p.head_dim, p.head_dim,
-                value ? nullptr
-                : key ? p.key_norm
-                      : p.query_norm,
-                p.norm_epsilon, p.rotate && !value, p.state, 0, room);
+    const HeadVector vector = key     ? HeadVector::key(p, unit.kv_head)
+                              : value ? HeadVector::value(p, unit.kv_head)
+                                      : HeadVector::query(p, unit.kv_head, unit.first_row + task);
+    prepare_row(p, vector, 0, kDim, room);
     T* row = reinterpret_cast<T*>(to.queries + task * DecodeRows<kDim>::kPitch);
     if (key || value) {
       std::byte* stored = nullptr;
       if (p.commit && unit.first_row == 0) {
         const std::int64_t slot = of.full ? past : p.state.slots[unit.which][0];
-        if (slot >= 0) {
-          stored = (key ? of.keys : of.values) + (unit.head * of.capacity + slot) * p.row_bytes;
-        }
+        if (slot >= 0) stored = stored_row(of, value, unit.head, slot);
       }
-      encode_row(p.dtype, room, p.head_dim, stored);
+      encode_row(p.dtype, room, key ? of.key_dim : of.value_dim, stored);
       row = reinterpret_cast<T*>(key ? to.own_key : to.own_value);
     }
     const float scale = key || value ? 1.0f : p.scale_log2;
-    for (int d = lane; d < p.head_dim; d += 32) row[d] = round_to<T>(room[d] * scale);
+#pragma unroll
+    for (int d = lane; d < kDim; d += 32) row[d] = round_to<T>(room[d] * scale);
     __syncwarp();
   }
   named_wait(kDecodeBarrier, 32 * warps);
@@ -306,7 +306,8 @@ __device__ void deliver(const AttentionParams& p, const DecodeRoom& room, const 
   }
   named_wait(kDecodeBarrier, 32 * warps);
 
-  float* const out = p.out + (std::int64_t{unit.kv_head} * p.group + unit.first_row) * p.head_dim;
+  const int dim = p.value_dim(unit.kv_head);
+  float* const out = p.out + p.out_column(unit.kv_head, unit.first_row);
   float* const mine = room.parts + blockIdx.x * room.part_floats;
   for (int i = 2 * static_cast<int>(threadIdx.x); i < rows * kDim; i += 64 * warps) {
     const int row = i / kDim;
@@ -330,9 +331,9 @@ __device__ void deliver(const AttentionParams& p, const DecodeRoom& room, const 
         mine[rows + row] = sum;
       }
       *reinterpret_cast<float2*>(mine + 2 * rows + i) = result;
-    } else if (d < p.head_dim) {  // even, as d is
-      out[row * p.head_dim + d] = result.x / sum;
-      out[row * p.head_dim + d + 1] = result.y / sum;
+    } else if (d < dim) {  // even, as d is
+      out[row * dim + d] = result.x / sum;
+      out[row * dim + d + 1] = result.y / sum;
     }
   }
   if (parts == 1) return;
@@ -343,7 +344,7 @@ __device__ void deliver(const AttentionParams& p, const DecodeRoom& room, const 
   }
   named_wait(kDecodeBarrier, 32 * warps);
   if (last) {
-    merge_parts<kDim>(p, room, static_cast<int>(blockIdx.x) - part, parts, rows, 32 * warps, out);
+    merge_parts<kDim>(room, static_cast<int>(blockIdx.x) - part, parts, rows, 32 * warps, dim, out);
   }
 }
 

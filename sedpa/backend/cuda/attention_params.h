@@ -14,22 +14,38 @@ namespace sedpa::cuda {
 
 inline constexpr int kMostKvHeads = 128;
 inline constexpr int kMostHeadDim = 256;
+inline constexpr int kLeastTileDim = 64;
 
 /// Head vectors in 16-bit tiles are padded with zeros to one of these sizes.
 constexpr int padded_head_dim(int dim) {
-  return dim <= 64 ? 64 : dim <= 80 ? 80 : dim <= 96 ? 96 : dim <= 128 ? 128 : 256;
+  return dim <= kLeastTileDim ? kLeastTileDim
+         : dim <= 80          ? 80
+         : dim <= 96          ? 96
+         : dim <= 128         ? 128
+                              : 256;
 }
 
 /// One class of one layer: its heads' keys and values in the cache, and what it keeps.
 struct ClassParams {
-  std::byte* keys = nullptr;    // [heads, capacity, row_bytes]
-  std::byte* values = nullptr;  // [heads, capacity, row_bytes]
+  std::byte* keys = nullptr;    // [heads, capacity, key_row_bytes]
+  std::byte* values = nullptr;  // [heads, capacity, value_row_bytes]
+  std::int32_t key_dim = 0;     // numbers of a row: of the widest head's; others' end in zeros
+  std::int32_t value_dim = 0;
+  std::int32_t key_row_bytes = 0;
+  std::int32_t value_row_bytes = 0;
   std::int64_t capacity = 0;
   std::int32_t heads = 0;
   bool full = true;
   std::int32_t sink = 0;
   std::int32_t middle = 0;
   std::int32_t recent = 0;
+};
+
+/// How wide a layer's heads are, and so where each stands in a row (LayerShape): half the numbers
+/// of all heads before it, since numbers come in pairs.
+struct HeadTable {
+  std::uint16_t keys[kMostKvHeads + 1] = {};
+  std::uint16_t values[kMostKvHeads + 1] = {};
 };
 
 struct AttentionParams {
@@ -39,24 +55,48 @@ struct AttentionParams {
   std::int64_t out_stride = 0;
   const float* query_norm = nullptr;  // [head_dim] or null
   const float* key_norm = nullptr;
+  const std::uint8_t* planes = nullptr;  // [kv_heads, head_dim / 2] or null, as LayerShape has them
   float norm_epsilon = 0;
   float scale_log2 = 0;  // scale of the scores times log2 e; queries take it in before they are
                          // rounded, so that a row's largest score minus itself is exactly 0
   std::int32_t query_heads = 0;
   std::int32_t kv_heads = 0;
   std::int32_t group = 0;
-  std::int32_t head_dim = 0;
-  std::int32_t row_bytes = 0;  // of a stored key or value
+  std::int32_t head_dim = 0;  // no head has more numbers
+  std::int32_t tile_dim = 0;  // numbers of a tile's row: a head's, then zeros
   KvDtype dtype = KvDtype::f16;
+  bool whole_pieces = false;  // stored rows are 16-bit numbers in pieces of 16 bytes, which go to
+                              // tiles as they are; others are converted there
   bool rotate = false;
   bool commit = false;
   StepState state;
   ClassParams classes[kHeadClasses];
   std::uint8_t order[kMostKvHeads] = {};  // the model's KV head at each place, class 0 first
+  HeadTable table;
 
   /// The model's KV head that is head `i` of a class.
   [[nodiscard]] constexpr int kv_head(int head_class, int i) const {
     return order[head_class == kRetrieval ? i : classes[kRetrieval].heads + i];
+  }
+  // Of a KV head of the model: numbers of its vectors, and the columns where they stand. A qkv row
+  // is all queries, then all keys, then all values.
+  [[nodiscard]] constexpr int key_dim(int head) const {
+    return 2 * (table.keys[head + 1] - table.keys[head]);
+  }
+  [[nodiscard]] constexpr int value_dim(int head) const {
+    return 2 * (table.values[head + 1] - table.values[head]);
+  }
+  [[nodiscard]] constexpr int query_column(int head, int query) const {
+    return 2 * group * table.keys[head] + query * key_dim(head);
+  }
+  [[nodiscard]] constexpr int key_column(int head) const {
+    return 2 * (group * table.keys[kv_heads] + table.keys[head]);
+  }
+  [[nodiscard]] constexpr int value_column(int head) const {
+    return 2 * ((group + 1) * table.keys[kv_heads] + table.values[head]);
+  }
+  [[nodiscard]] constexpr int out_column(int head, int query) const {
+    return 2 * group * table.values[head] + query * value_dim(head);
   }
 };
 
@@ -159,19 +199,18 @@ struct DecodeRoom {
   std::int32_t shared_bytes = 0;
 };
 
-/// Whether rows can be copied into tiles as they are; others are converted there.
-constexpr bool rows_are_tiles(KvDtype dtype, int dim) {
-  return (dtype == KvDtype::f16 || dtype == KvDtype::bf16) && padded_head_dim(dim) == dim;
-}
+constexpr bool is_16_bit(KvDtype dtype) { return dtype == KvDtype::f16 || dtype == KvDtype::bf16; }
 /// Tiles hold f16, or bf16 where the cache holds numbers of its range.
 constexpr bool tiles_are_bf16(KvDtype dtype) {
   return dtype == KvDtype::bf16 || dtype == KvDtype::f32;
 }
 
-/// Fills in everything of `room` that depends on the KV dtype; stages = 0 when it does not fit.
-void decode_layout(const AttentionParams& params, std::size_t shared_limit, DecodeRoom& room);
-/// To be called once for a dtype and head size, before any capture.
-void prepare_decode(KvDtype dtype, int head_dim, std::size_t shared_bytes);
+/// Lays out a block for tiles of up to `tile_dim` numbers a row; converted_bytes: of a stored row
+/// that is converted, 0 where rows come in whole pieces. stages = 0 when it does not fit.
+void decode_layout(int tile_dim, int group, int converted_bytes, std::size_t shared_bytes,
+                   DecodeRoom& room);
+/// To be called once for a dtype and tile, before any capture.
+void prepare_decode(KvDtype dtype, int tile_dim, std::size_t shared_bytes);
 void launch_decode(const AttentionParams& params, const DecodeRoom& room, cudaStream_t stream);
 
 // --- Many tokens ------------------------------------------------------------------------------
@@ -179,9 +218,9 @@ void launch_decode(const AttentionParams& params, const DecodeRoom& room, cudaSt
 /// A chunk's own rows in 16 bits, as tiles want them: queries by KV head, so that a tile of query
 /// rows is one range; keys and values as the cache would hold them.
 struct PrefillRoom {
-  std::uint16_t* queries = nullptr;  // [kv_heads, tokens * group, padded dim]
-  std::uint16_t* keys = nullptr;     // [kv_heads, tokens, padded dim]
-  std::uint16_t* values = nullptr;   // [kv_heads, tokens, padded dim]
+  std::uint16_t* queries = nullptr;  // [kv_heads, tokens * group, tile_dim]
+  std::uint16_t* keys = nullptr;     // [kv_heads, tokens, tile_dim]
+  std::uint16_t* values = nullptr;   // [kv_heads, tokens, tile_dim]
   std::int32_t tokens = 0;
   std::int32_t past = 0;
 };
@@ -193,7 +232,9 @@ void launch_stage(const AttentionParams& params, const PrefillRoom& room, cudaSt
 void launch_prefill(const AttentionParams& params, const PrefillRoom& room, bool second_class_only,
                     cudaStream_t stream);
 /// Whether launch_prefill_sm90 is there for this device, and built for it.
-bool prefill_sm90_runs(KvDtype dtype, int head_dim, int compute);
+bool prefill_sm90_runs(int compute);
+/// Whether it takes the first class's heads.
+bool prefill_sm90_takes(const AttentionParams& params);
 /// Attention of the first class's heads, a full class.
 void launch_prefill_sm90(const AttentionParams& params, const PrefillRoom& room,
                          cudaStream_t stream);

@@ -56,32 +56,35 @@ __device__ void load_tile(const AttentionParams& p, const PrefillRoom& scratch,
       copy_4(shared_address(to), p.state.positions[block.head_class] + i, 4);
     }
   }
-  const bool converted = stored && !rows_are_tiles(p.dtype, p.head_dim);
-  if (!converted) {
+  if (!stored || p.whole_pieces) {
     const std::int64_t head_row =
         stored ? block.head * of.capacity : std::int64_t{block.kv_head} * scratch.tokens;
+    const int key_bytes = stored ? of.key_row_bytes : 2 * kDim;
+    const int value_bytes = stored ? of.value_row_bytes : 2 * kDim;
     const std::byte* const key_base =
         (stored ? of.keys : reinterpret_cast<const std::byte*>(scratch.keys)) +
-        head_row * (2 * kDim);
+        head_row * key_bytes;
     const std::byte* const value_base =
         (stored ? of.values : reinterpret_cast<const std::byte*>(scratch.values)) +
-        head_row * (2 * kDim);
+        head_row * value_bytes;
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {
       const int at = thread + kThreads * i;
       if (at >= kKeys * kChunks) break;
       const int key = at / kChunks;
-      const int chunk = at % kChunks;
+      const int column = 16 * (at % kChunks);  // bytes
       const bool there = first + key < count;
       const std::int64_t row = !there ? 0 : stored ? first + key : block.own.row(first + key);
-      const std::int64_t from = row * (2 * kDim) + 16 * chunk;
-      const std::uint32_t to = key * kTilePitch<kDim> + 16 * chunk;
-      copy_16(keys + to, key_base + from, there ? 16 : 0);
-      copy_16(values + to, value_base + from, there ? 16 : 0);
+      const std::uint32_t to = key * kTilePitch<kDim> + column;
+      const bool in_key = column < key_bytes;
+      const bool in_value = column < value_bytes;
+      copy_16(keys + to, key_base + row * key_bytes + (in_key ? column : 0),
+              there && in_key ? 16 : 0);
+      copy_16(values + to, value_base + row * value_bytes + (in_value ? column : 0),
+              there && in_value ? 16 : 0);
     }
     return;
   }
-  const std::int64_t base = block.head * of.capacity + first;
 #pragma unroll 2
   for (int i = 0; i < 2 * kPasses; ++i) {
     const bool value = i >= kPasses;
@@ -89,10 +92,11 @@ __device__ void load_tile(const AttentionParams& p, const PrefillRoom& scratch,
     if (at >= kKeys * kChunks) continue;
     const int key = at / kChunks;
     const int chunk = at % kChunks;
+    const int dim = value ? of.value_dim : of.key_dim;
     uint4 numbers = make_uint4(0, 0, 0, 0);
-    if (first + key < count && 8 * chunk < p.head_dim) {
-      numbers = decode_8<T>(p.dtype, (value ? of.values : of.keys) + (base + key) * p.row_bytes,
-                            8 * chunk, p.head_dim);
+    if (first + key < count && 8 * chunk < dim) {
+      numbers =
+          decode_8<T>(p.dtype, stored_row(of, value, block.head, first + key), 8 * chunk, dim);
     }
     std::byte* const to =
         (value ? tiles.values[stage] : tiles.keys[stage]) + key * kTilePitch<kDim> + 16 * chunk;
@@ -224,6 +228,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   }
 
+  const int dim = p.value_dim(block.kv_head);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
@@ -232,12 +237,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (asked >= all_rows) continue;
     const float share = 1.0f / sum[r];
     float* const to = p.out + std::int64_t{asked / p.group} * p.out_stride +
-                      (std::int64_t{block.kv_head} * p.group + asked % p.group) * p.head_dim;
+                      p.out_column(block.kv_head, asked % p.group);
     const bool pairs = reinterpret_cast<std::uintptr_t>(to) % sizeof(float2) == 0;
 #pragma unroll
     for (int n = 0; n < kDim / 8; ++n) {
       const int d = 8 * n + lane % 4 * 2;
-      if (d >= p.head_dim) continue;
+      if (d >= dim) continue;
       const float2 pair = make_float2(out[n][2 * r] * share, out[n][2 * r + 1] * share);
       if (pairs) {
         *reinterpret_cast<float2*>(to + d) = pair;
@@ -258,8 +263,8 @@ struct Choice {
 };
 
 template <class T>
-Choice choose(int padded) {
-  switch (padded) {
+Choice choose(int tile_dim) {
+  switch (tile_dim) {
     case 64:
       return {prefill_kernel<T, 64>, sizeof(Tiles<64>)};
     case 80:
@@ -280,9 +285,8 @@ void launch_prefill(const AttentionParams& params, const PrefillRoom& room, bool
   // Blocks of the first class stand first: leaving its heads out is beginning later.
   const int skipped = second_class_only ? params.classes[kRetrieval].heads : 0;
   if (skipped == params.kv_heads) return;
-  const int padded = padded_head_dim(params.head_dim);
-  const Choice choice =
-      tiles_are_bf16(params.dtype) ? choose<__nv_bfloat16>(padded) : choose<__half>(padded);
+  const Choice choice = tiles_are_bf16(params.dtype) ? choose<__nv_bfloat16>(params.tile_dim)
+                                                     : choose<__half>(params.tile_dim);
   check(cudaFuncSetAttribute(reinterpret_cast<const void*>(choice.kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(choice.shared_bytes)));

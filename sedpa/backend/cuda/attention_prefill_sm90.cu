@@ -26,7 +26,8 @@ constexpr int kThreads = 3 * kGroupThreads;
 [[maybe_unused]] constexpr int kStored = 0;  // the cache
 [[maybe_unused]] constexpr int kOwn = 1;     // the chunk's scratch
 
-/// Tensors [heads, rows, head_dim] in boxes of 128 rows x 64 numbers.
+/// Tensors [heads, rows, numbers of a row] in boxes of 128 rows x 64 numbers. Where stored rows
+/// have fewer numbers than a tile's, boxes end in zeros.
 struct TileMaps {
   CUtensorMap queries;
   CUtensorMap keys[2];  // kStored, kOwn
@@ -254,6 +255,7 @@ __device__ void consume(const AttentionParams& p, const PrefillRoom& scratch,
   wait_products<0>();
   settle(out);
 
+  const int dim = p.value_dim(block.kv_head);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float sum = softmax.sum[r];
@@ -262,11 +264,11 @@ __device__ void consume(const AttentionParams& p, const PrefillRoom& scratch,
     if (row[r] >= all_rows) continue;
     const float share = 1.0f / sum;
     float* const to = p.out + std::int64_t{row[r] / p.group} * p.out_stride +
-                      (std::int64_t{block.kv_head} * p.group + row[r] % p.group) * kDim +
-                      lane % 4 * 2;
+                      p.out_column(block.kv_head, row[r] % p.group) + lane % 4 * 2;
     const bool pairs = reinterpret_cast<std::uintptr_t>(to) % sizeof(float2) == 0;
 #pragma unroll
     for (int n = 0; n < kDim / 8; ++n) {
+      if (8 * n + lane % 4 * 2 >= dim) break;
       const float2 pair = make_float2(out[4 * n + 2 * r] * share, out[4 * n + 2 * r + 1] * share);
       if (pairs) {
         *reinterpret_cast<float2*>(to + 8 * n) = pair;
@@ -340,30 +342,35 @@ Choice choose(KvDtype dtype, int dim) {
 
 }  // namespace
 
-bool prefill_sm90_runs(KvDtype dtype, int head_dim, int compute) {
-  if (compute != 90 || !rows_are_tiles(dtype, head_dim)) return false;
-  if (head_dim != 64 && head_dim != 128) return false;
-  if (!has_tile_maps()) return false;
+bool prefill_sm90_runs(int compute) {
+  if (compute != 90 || !has_tile_maps()) return false;
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes,
-                              reinterpret_cast<const void*>(choose(dtype, head_dim).kernel)));
+                              reinterpret_cast<const void*>(choose(KvDtype::f16, 64).kernel)));
   return attributes.binaryVersion == 90;
+}
+
+bool prefill_sm90_takes(const AttentionParams& params) {
+  const ClassParams& of = params.classes[kRetrieval];
+  return of.full && of.heads > 0 && params.whole_pieces &&
+         (params.tile_dim == 64 || params.tile_dim == 128);
 }
 
 void launch_prefill_sm90(const AttentionParams& params, const PrefillRoom& room,
                          cudaStream_t stream) {
   const ClassParams& of = params.classes[kRetrieval];
-  const int dim = params.head_dim;
+  const int dim = params.tile_dim;
   const std::int64_t rows = std::int64_t{room.tokens} * params.group;
   const Choice choice = choose(params.dtype, dim);
   const TileMaps maps = {
       .queries = tile_map(params.dtype, room.queries, dim, rows, params.kv_heads, rows, kRows),
-      .keys = {tile_map(params.dtype, of.keys, dim, room.past, of.heads, of.capacity, kKeys),
+      .keys = {tile_map(params.dtype, of.keys, of.key_dim, room.past, of.heads, of.capacity, kKeys),
                tile_map(params.dtype, room.keys, dim, room.tokens, params.kv_heads, room.tokens,
                         kKeys)},
-      .values = {tile_map(params.dtype, of.values, dim, room.past, of.heads, of.capacity, kKeys),
-                 tile_map(params.dtype, room.values, dim, room.tokens, params.kv_heads, room.tokens,
-                          kKeys)}};
+      .values = {
+          tile_map(params.dtype, of.values, of.value_dim, room.past, of.heads, of.capacity, kKeys),
+          tile_map(params.dtype, room.values, dim, room.tokens, params.kv_heads, room.tokens,
+                   kKeys)}};
   check(cudaFuncSetAttribute(reinterpret_cast<const void*>(choice.kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(choice.shared_bytes)));

@@ -145,7 +145,6 @@ class CudaOps final : public Ops {
   void reserve(const OpsPlan& plan) override {
     check(cudaStreamSynchronize(stream_.get()));
     recordings_.clear();
-    shape_ = plan.attention;
     steps_.reserve(plan);
     linear_.reserve(plan);
     attention_.reserve(plan);
@@ -248,17 +247,12 @@ class CudaOps final : public Ops {
   void linear_add(const Linear& weights, Rows x, Rows residual, Rows out) override {
     submit(LinearOp{&weights, x, residual, out});
   }
-  void rope(Rows qkv, const LayerShape& shape) override {
-    expect_plain(shape);
-    submit(RopeOp{qkv});
-  }
+  void rope(Rows qkv, const LayerShape& shape) override { submit(RopeOp{qkv, &shape}); }
   void attention(Rows qkv, const LayerShape& shape, const KvLayer& cache, Rows out) override {
-    expect_plain(shape);
-    submit(AttentionOp{qkv, &cache, out});
+    submit(AttentionOp{qkv, &shape, &cache, out});
   }
   void commit(Rows qkv, const LayerShape& shape, const KvLayer& cache) override {
-    expect_plain(shape);
-    submit(CommitOp{qkv, &cache});
+    submit(CommitOp{qkv, &shape, &cache});
   }
   void swiglu(Rows gate_up, Rows out) override { submit(SwigluOp{gate_up, out}); }
   void clear(Rows out) override { submit(ClearOp{out}); }
@@ -267,10 +261,6 @@ class CudaOps final : public Ops {
   static constexpr std::size_t kPinnedBytes = std::size_t{4} << 20;
   static constexpr std::int64_t kChunkTokens = 4096;
   static constexpr std::size_t kMostRecordings = 4;
-
-  void expect_plain(const LayerShape& shape) const {
-    if (!shape.is_plain(shape_)) fail("thin heads do not run on cuda yet, expected --device cpu");
-  }
 
   void submit(const Op& op) {
     if (recording_) {
@@ -349,7 +339,6 @@ class CudaOps final : public Ops {
     return {key, ops_, executable, std::move(program)};
   }
 
-  AttentionShape shape_;
   DeviceTraits device_;
   DeviceScope scope_;
   Stream stream_;

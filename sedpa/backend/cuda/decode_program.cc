@@ -1,6 +1,7 @@
 #include "sedpa/backend/cuda/decode_program.h"
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 
 #include "sedpa/backend/cuda/tile_map.h"
@@ -25,6 +26,16 @@ constexpr std::size_t kPhasesAt = kMostPhases * kMapsAPhase * sizeof(CUtensorMap
 constexpr std::size_t kMetAt = kPhasesAt + kMostPhases * sizeof(ProgramPhase);
 constexpr std::size_t kDrawnAt = kMetAt + kMostPhases * sizeof(std::int32_t);
 constexpr std::size_t kBytes = kDrawnAt + kMostPhases * kProgramProducts * sizeof(std::int32_t);
+
+/// Whether boxes of stored rows are what tiles of the tensor cores' steps want.
+bool fits_boxes(const AttentionParams& params) {
+  constexpr std::int32_t kStep = 16;  // numbers
+  return params.whole_pieces && program_tile_dim(params.tile_dim) > 0 &&
+         std::all_of(
+             std::begin(params.classes), std::end(params.classes), [](const ClassParams& of) {
+               return of.heads == 0 || (of.key_dim % kStep == 0 && of.value_dim % kStep == 0);
+             });
+}
 
 }  // namespace
 
@@ -53,23 +64,23 @@ bool DecodeProgram::add(std::span<const RowProduct> products) {
 }
 
 bool DecodeProgram::add(const AttentionParams& params, const DecodeRoom& room) {
-  if (!room_for_one() || !rows_are_tiles(params.dtype, params.head_dim) ||
-      (params.head_dim != 64 && params.head_dim != 128)) {
-    return false;
-  }
+  if (!room_for_one() || !fits_boxes(params)) return false;
+  const int tile_dim = program_tile_dim(params.tile_dim);
   const std::size_t at = phases_.size() * kMapsAPhase;
   const auto* const maps = reinterpret_cast<const CUtensorMap*>(memory_.data() + kMapsAt);
-  phases_.emplace_back(AttentionPhase{params, room, maps + at});
+  AttentionPhase phase{params, room, maps + at};
+  phase.params.tile_dim = tile_dim;
+  phases_.emplace_back(phase);
   maps_.resize(phases_.size() * kMapsAPhase);
-  const int keys = program_tile_keys(params.head_dim);
+  const int keys = program_tile_keys(tile_dim);
   for (int i = 0; i < kHeadClasses; ++i) {
     const ClassParams& of = params.classes[i];
     if (of.heads == 0) continue;
-    const auto map_of = [&](const std::byte* rows) {
-      return row_map(params.dtype, rows, params.head_dim, of.capacity, of.heads, of.capacity, keys);
+    const auto map_of = [&](const std::byte* rows, int dim) {
+      return row_map(params.dtype, rows, dim, of.capacity, of.heads, of.capacity, keys);
     };
-    maps_[at + 2 * i] = map_of(of.keys);
-    maps_[at + 2 * i + 1] = map_of(of.values);
+    maps_[at + 2 * i] = map_of(of.keys, of.key_dim);
+    maps_[at + 2 * i + 1] = map_of(of.values, of.value_dim);
   }
   return true;
 }

@@ -47,14 +47,27 @@ __device__ __forceinline__ Place perform(const ProductPhase& phase, const Room& 
   return at;
 }
 
+template <class T, int kDim>
 __device__ __forceinline__ Place perform(const AttentionPhase& phase, const AttentionShare& share,
                                          const Room& room, std::int32_t wanted, Place at) {
-  if (phase.params.dtype == KvDtype::bf16) {
-    return phase.params.head_dim == 64 ? attend<__nv_bfloat16, 64>(phase, share, room, wanted, at)
-                                       : attend<__nv_bfloat16, 128>(phase, share, room, wanted, at);
-  }
-  return phase.params.head_dim == 64 ? attend<__half, 64>(phase, share, room, wanted, at)
-                                     : attend<__half, 128>(phase, share, room, wanted, at);
+  const ClassParams& of = phase.params.classes[share.piece.head_class];
+  return of.key_dim == kDim && of.value_dim == kDim
+             ? attend<T, kDim, false>(phase, share, room, wanted, at)
+             : attend<T, kDim, true>(phase, share, room, wanted, at);
+}
+
+template <class T>
+__device__ __forceinline__ Place perform(const AttentionPhase& phase, const AttentionShare& share,
+                                         const Room& room, std::int32_t wanted, Place at) {
+  return phase.params.tile_dim == 64 ? perform<T, 64>(phase, share, room, wanted, at)
+                                     : perform<T, 128>(phase, share, room, wanted, at);
+}
+
+__device__ __forceinline__ Place perform(const AttentionPhase& phase, const AttentionShare& share,
+                                         const Room& room, std::int32_t wanted, Place at) {
+  return phase.params.dtype == KvDtype::bf16
+             ? perform<__nv_bfloat16>(phase, share, room, wanted, at)
+             : perform<__half>(phase, share, room, wanted, at);
 }
 
 #endif
@@ -103,8 +116,8 @@ std::size_t program_shared_bytes(const ProgramParams& params) {
 
 std::int32_t program_merge_bytes(const AttentionParams& params) {
   const int rows = params.group < kDecodeRows ? params.group : kDecodeRows;
-  const int states = kWarps * rows * (params.head_dim + 2) * 4;
-  const int vectors = kWarps * params.head_dim * 4;
+  const int states = kWarps * rows * (params.tile_dim + 2) * 4;
+  const int vectors = kWarps * params.tile_dim * 4;
   return states > vectors ? states : vectors;
 }
 

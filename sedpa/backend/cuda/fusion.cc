@@ -116,10 +116,12 @@ Joined join_attention(std::span<const Op> ops) {
   const auto* commit = at<CommitOp>(ops, next + 2);
   if (rope == nullptr || attention == nullptr || commit == nullptr) return {};
   if (rope->qkv != attention->qkv || attention->qkv != commit->qkv ||
+      rope->shape != attention->shape || attention->shape != commit->shape ||
       attention->cache != commit->cache) {
     return {};
   }
   job.qkv = attention->qkv;
+  job.shape = attention->shape;
   job.cache = attention->cache;
   job.out = attention->out;
   job.rotate = job.attend = job.commit = true;
@@ -136,13 +138,15 @@ struct Alone {
         .linear = op.linear, .x = op.x, .norm = {}, .residual = op.residual, .out = op.out};
   }
   Launch operator()(const RopeOp& op) const {
-    return AttentionJob{.qkv = op.qkv, .out = {}, .rotate = true};
+    return AttentionJob{.qkv = op.qkv, .shape = op.shape, .out = {}, .rotate = true};
   }
   Launch operator()(const AttentionOp& op) const {
-    return AttentionJob{.qkv = op.qkv, .cache = op.cache, .out = op.out, .attend = true};
+    return AttentionJob{
+        .qkv = op.qkv, .shape = op.shape, .cache = op.cache, .out = op.out, .attend = true};
   }
   Launch operator()(const CommitOp& op) const {
-    return AttentionJob{.qkv = op.qkv, .cache = op.cache, .out = {}, .commit = true};
+    return AttentionJob{
+        .qkv = op.qkv, .shape = op.shape, .cache = op.cache, .out = {}, .commit = true};
   }
 };
 

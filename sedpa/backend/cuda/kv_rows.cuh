@@ -155,22 +155,61 @@ __device__ inline uint4 decode_8(KvDtype dtype, const std::byte* row, int first,
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-/// Reads a head vector [dim] of row `row` of the chunk to shared memory, with QK norm (`norm` may
-/// be null) and RoPE as asked. By a whole warp; ends in step.
-__device__ inline void prepare_row(const float* from, int dim, const float* norm, float epsilon,
-                                   bool rotate, const StepState& state, std::int64_t row,
-                                   float* to) {
+/// Where a class keeps the key or the value of a slot.
+__device__ inline std::byte* stored_row(const ClassParams& of, bool value, int head,
+                                        std::int64_t slot) {
+  const std::int64_t row = head * of.capacity + slot;
+  return value ? of.values + row * of.value_row_bytes : of.keys + row * of.key_row_bytes;
+}
+
+/// A head vector in a row of qkv, and what it goes through before it is asked or stored.
+struct HeadVector {
+  int column = 0;
+  int dim = 0;
+  const float* norm = nullptr;  // [dim] or null
+  bool rotate = false;
+  const std::uint8_t* planes = nullptr;  // [dim / 2]: the plane that each pair turns by; null: its
+                                         // own number
+
+  __device__ static HeadVector query(const AttentionParams& p, int head, int query) {
+    return {p.query_column(head, query), p.key_dim(head), p.query_norm, p.rotate,
+            planes_of(p, head)};
+  }
+  __device__ static HeadVector key(const AttentionParams& p, int head) {
+    return {p.key_column(head), p.key_dim(head), p.key_norm, p.rotate, planes_of(p, head)};
+  }
+  __device__ static HeadVector value(const AttentionParams& p, int head) {
+    return {p.value_column(head), p.value_dim(head), nullptr, false, nullptr};
+  }
+
+ private:
+  __device__ static const std::uint8_t* planes_of(const AttentionParams& p, int head) {
+    return p.planes == nullptr ? nullptr : p.planes + head * (p.head_dim / 2);
+  }
+};
+
+/// Reads a head vector of row `row` of the chunk to shared memory, with QK norm and RoPE as it
+/// asks; zeros behind it make it `width` numbers. By a whole warp; ends in step.
+__device__ inline void prepare_row(const AttentionParams& p, const HeadVector& vector,
+                                   std::int64_t row, int width, float* to) {
   constexpr int kMostPairs = kMostHeadDim / 64;  // of a lane
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int half = rotate ? state.rope_dim / 2 : 0;
+  const StepState& state = p.state;
+  const float* const from = p.qkv + row * p.qkv_stride + vector.column;
+  const float* const norm = vector.norm;
+  const int dim = vector.dim;
+  const int planes = state.rope_dim / 2;
+  const int half = !vector.rotate ? 0 : dim / 2 < planes ? dim / 2 : planes;
   float cosines[kMostPairs];
   float sines[kMostPairs];
   // Asked for at once with the vector itself: their trips to memory overlap.
 #pragma unroll
   for (int i = 0; i < kMostPairs; ++i) {
     const int pair = lane + 32 * i;
-    cosines[i] = pair < half ? state.cosines[row * half + pair] : 1.0f;
-    sines[i] = pair < half ? state.sines[row * half + pair] : 0.0f;
+    const bool turns = pair < half;
+    const int plane = turns && vector.planes != nullptr ? __ldg(vector.planes + pair) : pair;
+    cosines[i] = turns ? state.cosines[row * planes + plane] : 1.0f;
+    sines[i] = turns ? state.sines[row * planes + plane] : 0.0f;
   }
   float x[2 * kMostPairs];
 #pragma unroll
@@ -182,7 +221,8 @@ __device__ inline void prepare_row(const float* from, int dim, const float* norm
     float squares = 0;
 #pragma unroll
     for (int i = 0; i < 2 * kMostPairs; ++i) squares += x[i] * x[i];
-    const float inverse = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(dim) + epsilon);
+    const float inverse =
+        1.0f / sqrtf(warp_sum(squares) / static_cast<float>(dim) + p.norm_epsilon);
 #pragma unroll
     for (int i = 0; i < 2 * kMostPairs; ++i) {
       const int d = lane + 32 * i;
@@ -192,7 +232,7 @@ __device__ inline void prepare_row(const float* from, int dim, const float* norm
 #pragma unroll
   for (int i = 0; i < 2 * kMostPairs; ++i) {
     const int d = lane + 32 * i;
-    if (d < dim) to[d] = x[i];
+    if (d < width) to[d] = x[i];
   }
   __syncwarp();
 #pragma unroll

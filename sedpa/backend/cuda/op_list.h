@@ -7,6 +7,7 @@
 
 #include "sedpa/attention/kv_policy.h"
 #include "sedpa/core/tensor.h"
+#include "sedpa/ops/step.h"
 #include "sedpa/ops/weight.h"
 
 namespace sedpa::cuda {
@@ -34,16 +35,19 @@ struct LinearOp {
 };
 struct RopeOp {
   Rows qkv;
+  const LayerShape* shape;
   friend bool operator==(const RopeOp&, const RopeOp&) = default;
 };
 struct AttentionOp {
   Rows qkv;
+  const LayerShape* shape;
   const KvLayer* cache;
   Rows out;
   friend bool operator==(const AttentionOp&, const AttentionOp&) = default;
 };
 struct CommitOp {
   Rows qkv;
+  const LayerShape* shape;
   const KvLayer* cache;
   friend bool operator==(const CommitOp&, const CommitOp&) = default;
 };

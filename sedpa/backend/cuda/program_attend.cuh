@@ -2,8 +2,10 @@
 // Attention of one token, by all threads that compute: tiles of keys and values from the ring, 16
 // keys a warp.
 #include <cstdint>
+#include <type_traits>
 
 #include "sedpa/backend/cuda/program_room.cuh"
+#include "sedpa/backend/cuda/tile_map.h"
 
 namespace sedpa::cuda::program {
 
@@ -15,7 +17,7 @@ struct SwizzledRows {
   std::uint32_t row_at = 0;  // of its first line
   std::uint32_t turn = 0;    // that line % 8
   std::uint32_t odd = 0;     // 0, 1: which 8 of 16 columns
-  __device__ SwizzledRows(std::uint32_t tile, int row, int second)
+  __device__ SwizzledRows(std::uint32_t tile, int /*dim*/, int row, int second)
       : row_at(tile + 128 * kLines * row), turn(kLines * row % 8), odd(second) {}
   __device__ std::uint32_t operator()(int columns) const {
     const std::uint32_t chunk = 2 * columns + odd;
@@ -24,14 +26,28 @@ struct SwizzledRows {
   }
 };
 
-template <class T, int kDim>
+/// The same for rows of any `dim` numbers that row_map takes.
+struct ThinRows {
+  std::uint32_t tile = 0;
+  std::uint32_t offset = 0;  // of the row, before the swizzle
+  std::uint32_t swizzle = 0;
+  __device__ ThinRows(std::uint32_t at, int dim, int row, int second)
+      : tile(at), offset(2 * dim * row + 16 * second), swizzle(row_swizzle(dim)) {}
+  __device__ std::uint32_t operator()(int columns) const {
+    const std::uint32_t place = offset + 32 * columns;
+    return tile + (place ^ (place >> 3 & swizzle));
+  }
+};
+
+/// kThin: rows of fewer numbers than kDim; what is missing is neither copied nor multiplied.
+template <class T, int kDim, bool kThin>
 __device__ __forceinline__ Place attend(const AttentionPhase& phase, const AttentionShare& share,
                                         const Room& room, std::int32_t wanted, Place at) {
   constexpr int kKeys = program_tile_keys(kDim);
   constexpr int kGroups = kKeys / 16;       // warps that share a tile, 16 keys each
   constexpr int kTeams = kWarps / kGroups;  // that take tiles in turn
   static_assert(kGroups * kTeams == kWarps);
-  using Rows = SwizzledRows<kDim / 64>;
+  using Rows = std::conditional_t<kThin, ThinRows, SwizzledRows<kDim / 64>>;
   const AttentionParams& p = phase.params;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -47,6 +63,8 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   const ClassParams& of = p.classes[piece.head_class];
   const std::int32_t used = used_slots(of, past);
   const bool has_own = piece.part + 1 == parts;
+  const int key_dim = kThin ? of.key_dim : kDim;
+  const int value_dim = kThin ? of.value_dim : kDim;
   for (int u = 0; u < piece.units; ++u) {
     const DecodeUnit unit(p, phase.room.row_blocks, piece.head_class, piece.first_unit + u);
     prepare_unit<T, kDim>(p, unit, has_own, past, kWarps, rows, room.work());
@@ -60,9 +78,10 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
         bool visible[4];
         see_columns(of, used - first, room.positions(at.index) + 16 * group, visible);
         const std::uint32_t keys = shared_address(room.stage(at.index));
-        step<T, kDim>(queries, Rows(keys, 16 * group + lane % 8 + lane / 16 * 8, lane / 8 % 2),
-                      Rows(keys + kProgramTileBytes, 16 * group + lane % 16, lane / 16), visible,
-                      state);
+        step<T, kDim>(queries,
+                      Rows(keys, key_dim, 16 * group + lane % 8 + lane / 16 * 8, lane / 8 % 2),
+                      Rows(keys + kProgramTileBytes, value_dim, 16 * group + lane % 16, lane / 16),
+                      visible, state, key_dim, value_dim);
       }
       __syncwarp();  // all lanes have read the stage
       if (lane == 0) arrive(room.stage_read(at.index));

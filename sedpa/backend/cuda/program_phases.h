@@ -22,8 +22,12 @@ inline constexpr int kProgramMostStageBytes = 1 << 15;
 /// Products that stand side by side in a phase: query, key and value.
 inline constexpr int kProgramProducts = 3;
 
+/// Numbers of a row of a program's tiles, for those of AttentionParams; 0: it has none so wide.
+constexpr int program_tile_dim(int tile_dim) {
+  return tile_dim <= 64 ? 64 : tile_dim <= 128 ? 128 : 0;
+}
 /// Keys of a tile.
-constexpr int program_tile_keys(int head_dim) { return kProgramTileBytes / (2 * head_dim); }
+constexpr int program_tile_keys(int tile_dim) { return kProgramTileBytes / (2 * tile_dim); }
 
 /// A product of one row, as a backend asks for it.
 struct RowProduct {

@@ -22,7 +22,9 @@ constexpr int padded(std::size_t bytes) { return static_cast<int>((bytes + 127) 
 /// A CTA's piece of an attention.
 struct AttentionShare {
   DecodeSplit::Piece piece;
-  std::int32_t parts = 0;  // of the piece's units; 0: there is no piece for this CTA
+  std::int32_t parts = 0;       // of the piece's units; 0: there is no piece for this CTA
+  std::int32_t tile_bytes = 0;  // keys and values
+  std::int32_t ahead = 0;       // tiles that may be on their way
 };
 
 /// Offsets in shared memory.

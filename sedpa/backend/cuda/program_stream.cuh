@@ -8,12 +8,14 @@ namespace sedpa::cuda::program {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// Until a stage is free and little enough is on its way.
-__device__ inline void wait_for_stage(const Room& room, const Place& at) {
-  const ProgramParams& p = room.p;
+/// Until a stage is free and little enough is on its way: `ahead` stages.
+__device__ inline void wait_for_stage(const Room& room, const Place& at, int ahead) {
   wait_barrier(room.stage_read(at.index), at.parity ^ 1);
-  const Place older = at.before(p.ahead, p.stages);
+  const Place older = at.before(ahead, room.p.stages);
   wait_barrier(room.stage_there(older.index), older.parity);
+}
+__device__ inline void wait_for_stage(const Room& room, const Place& at) {
+  wait_for_stage(room, at, room.p.ahead);
 }
 
 /// A CTA's stages of a product (StageShare), the last of them marked.
@@ -70,23 +72,30 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
   }
 }
 
-__device__ inline AttentionShare share_of(const AttentionPhase& phase) {
-  const AttentionParams& p = phase.params;
-  const DecodeSplit split = decode_split(p, phase.room.row_blocks, static_cast<int>(gridDim.x),
-                                         program_tile_keys(p.head_dim), __ldcg(p.state.past));
+__device__ inline AttentionShare share_of(const AttentionPhase& phase, const ProgramParams& p) {
+  const AttentionParams& params = phase.params;
+  const int keys = program_tile_keys(params.tile_dim);
+  const DecodeSplit split = decode_split(params, phase.room.row_blocks, static_cast<int>(gridDim.x),
+                                         keys, __ldcg(params.state.past));
   AttentionShare share;
   if (static_cast<int>(blockIdx.x) >= split.count()) return share;
   share.piece = split.piece(static_cast<int>(blockIdx.x));
   share.parts = split.parts[share.piece.head_class];
+  const ClassParams& of = params.classes[share.piece.head_class];
+  share.tile_bytes = keys * (of.key_row_bytes + of.value_row_bytes);
+  // Of smaller tiles more are on their way, so that as many bytes are.
+  const int full_bytes = p.ahead * 2 * kProgramTileBytes;
+  share.ahead = min((full_bytes + share.tile_bytes / 2) / share.tile_bytes, p.stages - 1);
   return share;
 }
 
+/// What does not change from tile to tile is in shared memory: this thread has few registers.
 __device__ inline Place stream_keys(const AttentionPhase& phase, const AttentionShare& share,
                                     const Room& room, Place at) {
   const AttentionParams& p = phase.params;
-  const DecodeSplit::Piece piece = share.piece;
+  const DecodeSplit::Piece& piece = share.piece;
   if (share.parts == 0) return at;
-  const int keys = program_tile_keys(p.head_dim);
+  const int keys = program_tile_keys(p.tile_dim);
   const std::int32_t* const positions =
       p.classes[piece.head_class].full ? nullptr : p.state.positions[piece.head_class];
   const CUtensorMap* const maps = phase.maps + 2 * piece.head_class;
@@ -94,9 +103,9 @@ __device__ inline Place stream_keys(const AttentionPhase& phase, const Attention
     const int head = unit / phase.room.row_blocks;
     for (int tile = piece.first_tile; tile < piece.end_tile; ++tile) {
       const int first = tile * keys;
-      wait_for_stage(room, at);
+      wait_for_stage(room, at, share.ahead);
       const std::uint32_t there = room.stage_there(at.index);
-      arrive_expecting(there, 2 * kProgramTileBytes + (positions != nullptr ? 4 * keys : 0));
+      arrive_expecting(there, share.tile_bytes + (positions != nullptr ? 4 * keys : 0));
       const std::uint32_t to = shared_address(room.stage(at.index));
       copy_rows(to, maps, first, head, there);
       copy_rows(to + kProgramTileBytes, maps + 1, first, head, there);
@@ -128,7 +137,7 @@ __device__ inline void stream(const Room& room) {
     const int slot = i % kPhaseSlots;
     wait_barrier(room.phase_there(slot), i / kPhaseSlots % 2);
     const ProgramPhase& phase = room.phase(slot);
-    if (phase.attends()) room.share(slot) = share_of(phase.attention);
+    if (phase.attends()) room.share(slot) = share_of(phase.attention, p);
     arrive(room.phase_ready(slot));
     at = phase.attends() ? stream_keys(phase.attention, room.share(slot), room, at)
                          : stream_weights(own_product(phase), room, at);

@@ -33,11 +33,13 @@ __global__ void __launch_bounds__(32 * kWarps)
   wait_for_previous();
   const WarpPlace at = warp_place();
   if (at.head >= p.query_heads + p.kv_heads) return;
-  float* const numbers = p.qkv + at.row * p.qkv_stride + std::int64_t{at.head} * p.head_dim;
+  const HeadVector vector = at.head < p.query_heads
+                                ? HeadVector::query(p, at.head / p.group, at.head % p.group)
+                                : HeadVector::key(p, at.head - p.query_heads);
   float* const room = rooms[threadIdx.x / 32];
-  prepare_row(numbers, p.head_dim, at.head < p.query_heads ? p.query_norm : p.key_norm,
-              p.norm_epsilon, p.rotate, p.state, at.row, room);
-  for (int d = at.lane; d < p.head_dim; d += 32) numbers[d] = room[d];
+  prepare_row(p, vector, at.row, vector.dim, room);
+  float* const numbers = p.qkv + at.row * p.qkv_stride + vector.column;
+  for (int d = at.lane; d < vector.dim; d += 32) numbers[d] = room[d];
 }
 
 /// To 16 bits: queries with the scale of the scores, keys and values by way of the KV dtype. Full
@@ -53,42 +55,37 @@ __global__ void __launch_bounds__(32 * kWarps)
   if (at.head >= p.query_heads + 2 * p.kv_heads) return;
   const bool query = at.head < p.query_heads;
   const bool value = at.head >= p.query_heads + p.kv_heads;
-  const float* numbers = p.qkv + at.row * p.qkv_stride + std::int64_t{at.head} * p.head_dim;
+  const int head = query ? at.head / p.group : (at.head - p.query_heads) % p.kv_heads;
+  const HeadVector vector = query   ? HeadVector::query(p, head, at.head % p.group)
+                            : value ? HeadVector::value(p, head)
+                                    : HeadVector::key(p, head);
   float* const room = rooms[threadIdx.x / 32];
-  prepare_row(numbers, p.head_dim,
-              value   ? nullptr
-              : query ? p.query_norm
-                      : p.key_norm,
-              p.norm_epsilon, p.rotate && !value, p.state, at.row, room);
+  prepare_row(p, vector, at.row, p.tile_dim, room);
 
-  const int padded = padded_head_dim(p.head_dim);
+  const std::int64_t head_row = std::int64_t{head} * scratch.tokens + at.row;
   std::uint16_t* to;
   if (query) {
-    const std::int64_t head = at.head / p.group;
-    to =
-        scratch.queries + ((head * scratch.tokens + at.row) * p.group + at.head % p.group) * padded;
+    to = scratch.queries + (head_row * p.group + at.head % p.group) * p.tile_dim;
   } else {
-    const int head = (at.head - p.query_heads) % p.kv_heads;
-    to = (value ? scratch.values : scratch.keys) +
-         (std::int64_t{head} * scratch.tokens + at.row) * padded;
+    to = (value ? scratch.values : scratch.keys) + head_row * p.tile_dim;
     std::byte* stored = nullptr;
+    int width = vector.dim;
     if (p.commit) {
       for (int which = 0; which < kHeadClasses; ++which) {
         const ClassParams& of = p.classes[which];
         if (!of.full) continue;
         for (int i = 0; i < of.heads; ++i) {
           if (p.kv_head(which, i) != head) continue;
-          stored = (value ? of.values : of.keys) +
-                   (i * of.capacity + scratch.past + at.row) * p.row_bytes;
+          stored = stored_row(of, value, i, scratch.past + at.row);
+          width = value ? of.value_dim : of.key_dim;
         }
       }
     }
-    encode_row(p.dtype, room, p.head_dim, stored);
+    encode_row(p.dtype, room, width, stored);
   }
   const float scale = query ? p.scale_log2 : 1.0f;
-  for (int d = 2 * at.lane; d < padded; d += 64) {
-    const std::uint32_t pair = d < p.head_dim ? pack<T>(room[d] * scale, room[d + 1] * scale) : 0;
-    *reinterpret_cast<std::uint32_t*>(to + d) = pair;
+  for (int d = 2 * at.lane; d < p.tile_dim; d += 64) {
+    *reinterpret_cast<std::uint32_t*>(to + d) = pack<T>(room[d] * scale, room[d + 1] * scale);
   }
 }
 
@@ -110,13 +107,11 @@ __global__ void __launch_bounds__(32 * kWarps)
       of.full ? *p.state.past + at.row : std::int64_t{p.state.slots[which][at.row]};
   if (slot < 0) return;
   const int in_class = which == kRetrieval ? place : place - p.classes[kRetrieval].heads;
-  const int column = p.query_heads + (value ? p.kv_heads : 0) + p.order[place];
-  const float* numbers = p.qkv + at.row * p.qkv_stride + std::int64_t{column} * p.head_dim;
+  const int width = value ? of.value_dim : of.key_dim;
   float* const room = rooms[threadIdx.x / 32];
-  prepare_row(numbers, p.head_dim, value ? nullptr : p.key_norm, p.norm_epsilon, p.rotate && !value,
-              p.state, at.row, room);
-  encode_row(p.dtype, room, p.head_dim,
-             (value ? of.values : of.keys) + (in_class * of.capacity + slot) * p.row_bytes);
+  prepare_row(p, value ? HeadVector::value(p, p.order[place]) : HeadVector::key(p, p.order[place]),
+              at.row, width, room);
+  encode_row(p.dtype, room, width, stored_row(of, value, in_class, slot));
 }
 
 LaunchShape shape_of(std::int64_t rows, int heads, cudaStream_t stream) {

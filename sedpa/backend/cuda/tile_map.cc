@@ -28,7 +28,8 @@ EncodeTiled encode_tiled() {
 /// box[0] numbers of the first dimension lie side by side; strides are of the others, in bytes.
 template <std::uint32_t kRank>
 CUtensorMap make_map(KvDtype dtype, const void* data, const std::uint64_t (&sizes)[kRank],
-                     const std::uint64_t (&strides)[kRank - 1], const std::uint32_t (&box)[kRank]) {
+                     const std::uint64_t (&strides)[kRank - 1], const std::uint32_t (&box)[kRank],
+                     CUtensorMapSwizzle swizzle) {
   CUtensorMap map;
   std::uint32_t steps[kRank];
   std::fill(std::begin(steps), std::end(steps), 1u);
@@ -36,8 +37,7 @@ CUtensorMap make_map(KvDtype dtype, const void* data, const std::uint64_t (&size
       &map,
       dtype == KvDtype::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
       kRank, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) check(cudaErrorInvalidValue);
   return map;
 }
@@ -58,16 +58,20 @@ CUtensorMap tile_map(KvDtype dtype, const void* data, int dim, std::int64_t rows
       dtype, data,
       {static_cast<std::uint64_t>(dim), map_rows(rows), static_cast<std::uint64_t>(heads)},
       {row_bytes, row_bytes * static_cast<std::uint64_t>(head_rows)},
-      {64, static_cast<std::uint32_t>(box_rows), 1});
+      {64, static_cast<std::uint32_t>(box_rows), 1}, CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
 CUtensorMap row_map(KvDtype dtype, const void* data, int dim, std::int64_t rows, std::int64_t heads,
                     std::int64_t head_rows, int box_rows) {
   const auto row_bytes = 2 * static_cast<std::uint64_t>(dim);
-  const auto lines = static_cast<std::uint32_t>(dim / 64);
-  return make_map<4>(dtype, data, {64, lines, map_rows(rows), static_cast<std::uint64_t>(heads)},
-                     {128, row_bytes, row_bytes * static_cast<std::uint64_t>(head_rows)},
-                     {64, lines, static_cast<std::uint32_t>(box_rows), 1});
+  const auto line = static_cast<std::uint32_t>(row_line(dim));
+  const std::uint32_t lines = static_cast<std::uint32_t>(dim) / line;
+  const CUtensorMapSwizzle swizzle = line == 64   ? CU_TENSOR_MAP_SWIZZLE_128B
+                                     : line == 32 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                  : CU_TENSOR_MAP_SWIZZLE_NONE;
+  return make_map<4>(dtype, data, {line, lines, map_rows(rows), static_cast<std::uint64_t>(heads)},
+                     {2 * line, row_bytes, row_bytes * static_cast<std::uint64_t>(head_rows)},
+                     {line, lines, static_cast<std::uint32_t>(box_rows), 1}, swizzle);
 }
 
 }  // namespace sedpa::cuda
