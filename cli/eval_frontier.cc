@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <utility>
 
 #include "cli/eval_commands.h"
 #include "cli/needle_runs.h"
@@ -107,6 +108,19 @@ struct Setting {
   }
 };
 
+/// Another form of a model. What compress has written has the adapters in it, others take them.
+std::unique_ptr<Engine> open_other_form(ModelOptions options, const std::string& model) {
+  const std::vector<std::string> adapters = std::exchange(options.lora, {});
+  options.model = model;
+  std::unique_ptr<Engine> engine = open_engine(options);
+  const bool compressed =
+      engine->weight_plan().low_rank_matrices > 0 || !engine->config().thin.empty();
+  if (adapters.empty() || compressed) return engine;
+  engine.reset();
+  options.lora = adapters;
+  return open_engine(options);
+}
+
 double median_seconds(std::vector<double> seconds) {
   std::sort(seconds.begin(), seconds.end());
   return seconds[seconds.size() / 2];
@@ -117,9 +131,7 @@ class Frontier {
   explicit Frontier(const FrontierCommand& command)
       : command_(command), reference_(open_engine(command.model)) {
     for (const std::string& model : command.models) {
-      ModelOptions other = command.model;
-      other.model = model;
-      others_.push_back(open_engine(other));
+      others_.push_back(open_other_form(command.model, model));
       require_same_text(*others_.back());
     }
     add_settings(*reference_);
@@ -449,7 +461,7 @@ void add_sweep_options(CLI::App& command, FrontierCommand& options) {
   const std::string group = "Settings to compare";
   command
       .add_option("--models", options.models,
-                  "the same model in other forms, compressed or of other types")
+                  "the same model in other forms, compressed (with its adapters) or of other types")
       ->delimiter(',')
       ->type_name("FILE,...")
       ->group(group);

@@ -1,6 +1,7 @@
 // `sedpa eval frontier`: a sweep of settings, taken up again, and what it concludes.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -52,6 +53,45 @@ class FrontierCommand : public testing::Test {
   const std::string out_ = folder_ / "results.jsonl";
   std::string text_;
 };
+
+// What compress has written of a model and its adapter is that model already; another type is not.
+TEST_F(FrontierCommand, AdaptersAreMergedOnce) {
+  const TinyModel shape{
+      .layers = 2, .width = 64, .query_heads = 4, .kv_heads = 4, .head_dim = 16, .context = 4096};
+  TinyModel smaller = shape;
+  smaller.dtype = Dtype::q8_0;
+  write_tiny_model(model_, shape);
+  write_tiny_model(smaller_, smaller);
+  const std::string adapter = folder_ / "adapter.gguf";
+  write_tiny_adapter(adapter, shape, 4, 0);
+  std::string snow;
+  for (int i = 0; i < 1500; ++i) snow += "The snow fell all night, and nobody came.\n\n";
+  const std::string compressed = folder_ / "compressed.gguf";
+  const Outcome made =
+      run_sedpa({"compress", "-m", model_, "--lora", adapter, "-o", compressed, "--text",
+                 folder_.put("snow.txt", snow), "--context", "2048", "--calibration-tokens", "4096",
+                 "--attention-parameters", "-1%", "--type", "f32", "--threads", "2"});
+  ASSERT_EQ(made.exit_code, 0) << made.error;
+  const auto perplexities = [&](const Words& more) {
+    Words words = {"eval",      "frontier", "-m",        model_, "-f",       text_,
+                   "--tests",   "none",     "--context", "96",   "--chunks", "2",
+                   "--depth",   "100",      "--prompt",  "8",    "--gen",    "2",
+                   "--threads", "1",        "--compute", "f32",  "--kv",     "f32"};
+    words.insert(words.end(), more.begin(), more.end());
+    std::vector<double> found;
+    for (const json& line : run(words)) {
+      if (line.contains("perplexity")) found.push_back(line["perplexity"]);
+    }
+    return found;
+  };
+  const std::vector<double> adapted =
+      perplexities({"--lora", adapter, "--models", compressed + "," + smaller_});
+  const std::vector<double> plain = perplexities({"--models", smaller_});
+  ASSERT_EQ(adapted.size(), 3u);
+  const double away = std::abs(plain[0] - adapted[0]);
+  EXPECT_LT(std::abs(adapted[1] - adapted[0]), 0.2 * away);
+  EXPECT_LT(std::abs(adapted[2] - adapted[0]), 0.2 * away);
+}
 
 TEST_F(FrontierCommand, ComparesModelsSparsitiesAndWindows) {
   const Words words =
