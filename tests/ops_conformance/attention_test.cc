@@ -124,6 +124,15 @@ std::vector<AttentionCase> cases() {
          .chunks = {1000, 1, 1},
          .checked_queries = 2});
   }
+  // More parts of a head than a warp has lanes.
+  add({.name = "decode_of_one_long_head",
+       .group = 4,
+       .kv_heads = 1,
+       .head_dim = 64,
+       .dtype = KvDtype::f16,
+       .retrieval_heads = {1},
+       .chunks = {4500, 1, 1},
+       .checked_queries = 2});
   add({.name = "decode_of_many_heads",
        .group = 1,
        .kv_heads = 96,

@@ -215,8 +215,9 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
     // The warp whose turn it would be.
     if (has_own && tile == stop) attend_to_own<T, kDim>(queries, rows, state);
     state.close();
-    deliver<kDim>(p, room, unit, piece.part, split.parts[piece.head_class], state, warps,
-                  merge_room, last_to_arrive);
+    const int parts = split.parts[piece.head_class];
+    deliver<kDim>(p, room, unit, parts, state, warps, merge_room);
+    if (parts > 1) merge_if_last<kDim>(p, room, unit, piece.part, parts, warps, last_to_arrive);
   }
 }
 

@@ -279,12 +279,11 @@ __device__ void attend_to_own(const std::uint32_t (&queries)[kDim / 16][4],
 }
 
 /// The warps' states of a unit become one, which goes to the result, or, when other pieces have
-/// parts of the unit too, beside theirs; whoever brings the last part merges them. By all warps.
-/// states: f32 [warps, rows, kDim + 2]; last: of the block; both in shared memory.
+/// parts of the unit too, beside theirs. By all warps. states: f32 [warps, rows, kDim + 2] in
+/// shared memory.
 template <int kDim>
 __device__ void deliver(const AttentionParams& p, const DecodeRoom& room, const DecodeUnit& unit,
-                        int part, int parts, const RowState<kDim>& state, int warps, float* states,
-                        int& last) {
+                        int parts, const RowState<kDim>& state, int warps, float* states) {
   constexpr int kStride = kDim + 2;  // max, sum, out
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -336,7 +335,13 @@ __device__ void deliver(const AttentionParams& p, const DecodeRoom& room, const 
       out[row * dim + d + 1] = result.y / sum;
     }
   }
-  if (parts == 1) return;
+}
+
+/// Behind `deliver` of one of several parts: whoever brings the last merges them. By all warps.
+/// last: of the block, in shared memory.
+template <int kDim>
+__device__ void merge_if_last(const AttentionParams& p, const DecodeRoom& room,
+                              const DecodeUnit& unit, int part, int parts, int warps, int& last) {
   named_wait(kDecodeBarrier, 32 * warps);
   if (threadIdx.x == 0) {
     last = add_in_order(room.arrived + unit.number, 1) + 1 == parts;
@@ -344,7 +349,9 @@ __device__ void deliver(const AttentionParams& p, const DecodeRoom& room, const 
   }
   named_wait(kDecodeBarrier, 32 * warps);
   if (last) {
-    merge_parts<kDim>(room, static_cast<int>(blockIdx.x) - part, parts, rows, 32 * warps, dim, out);
+    merge_parts<kDim>(room, static_cast<int>(blockIdx.x) - part, parts, unit.rows, 32 * warps,
+                      p.value_dim(unit.kv_head),
+                      p.out + p.out_column(unit.kv_head, unit.first_row));
   }
 }
 

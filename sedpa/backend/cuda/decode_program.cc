@@ -12,7 +12,8 @@ namespace {
 
 constexpr std::size_t kMostPhases = 1024;  // of a pass
 constexpr std::size_t kMapsAPhase = 2 * kHeadClasses;
-constexpr std::int32_t kSumBytes = 16384;
+constexpr std::size_t kMostUnits = 16384;  // of a pass's attentions
+constexpr std::int32_t kWorkBytes = 16384;
 constexpr std::int32_t kStageAlignment = 1024;
 /// A stage holds at least so much: small rows come many at a time.
 constexpr std::int32_t kLeastStageBytes = 2 * kProgramTileBytes;
@@ -25,7 +26,8 @@ constexpr int kMapsAt = 0;
 constexpr std::size_t kPhasesAt = kMostPhases * kMapsAPhase * sizeof(CUtensorMap);
 constexpr std::size_t kMetAt = kPhasesAt + kMostPhases * sizeof(ProgramPhase);
 constexpr std::size_t kDrawnAt = kMetAt + kMostPhases * sizeof(std::int32_t);
-constexpr std::size_t kBytes = kDrawnAt + kMostPhases * kProgramProducts * sizeof(std::int32_t);
+constexpr std::size_t kArrivedAt = kDrawnAt + kMostPhases * kProgramProducts * sizeof(std::int32_t);
+constexpr std::size_t kBytes = kArrivedAt + kMostUnits * sizeof(std::int32_t);
 
 /// Whether boxes of stored rows are what tiles of the tensor cores' steps want.
 bool fits_boxes(const AttentionParams& params) {
@@ -65,10 +67,15 @@ bool DecodeProgram::add(std::span<const RowProduct> products) {
 
 bool DecodeProgram::add(const AttentionParams& params, const DecodeRoom& room) {
   if (!room_for_one() || !fits_boxes(params)) return false;
+  const std::int32_t heads = params.classes[0].heads + params.classes[1].heads;
+  const auto units = static_cast<std::size_t>(heads * room.row_blocks);
+  if (units_ + units > kMostUnits) return false;
+  auto* const arrived = reinterpret_cast<std::int32_t*>(memory_.data() + kArrivedAt) + units_;
+  units_ += units;
   const int tile_dim = program_tile_dim(params.tile_dim);
   const std::size_t at = phases_.size() * kMapsAPhase;
   const auto* const maps = reinterpret_cast<const CUtensorMap*>(memory_.data() + kMapsAt);
-  AttentionPhase phase{params, room, maps + at};
+  AttentionPhase phase{params, room, maps + at, arrived};
   phase.params.tile_dim = tile_dim;
   phases_.emplace_back(phase);
   maps_.resize(phases_.size() * kMapsAPhase);
@@ -94,11 +101,13 @@ void DecodeProgram::flush() {
   if (launched_ == phases_.size()) return;
   std::int32_t stage = kLeastStageBytes;
   ProgramParams params;
-  params.work_bytes = kSumBytes;
+  params.work_bytes = kWorkBytes;
   const std::span<ProgramPhase> phases = std::span(phases_).subspan(launched_);
   for (ProgramPhase& phase : phases) {
     if (phase.attends()) {
-      params.work_bytes = std::max(params.work_bytes, program_merge_bytes(phase.attention.params));
+      const AttentionParams& attention = phase.attention.params;
+      params.work_bytes = std::max(params.work_bytes, program_merge_bytes(attention));
+      params.tile_keys = std::max(params.tile_keys, program_tile_keys(attention.tile_dim));
     }
     for (const ProductPhase& product : phase.all_products()) {
       stage = std::max(stage, static_cast<std::int32_t>(product.least_stage()));
@@ -109,7 +118,8 @@ void DecodeProgram::flush() {
   for (ProgramPhase& phase : phases) {
     for (ProductPhase& product : phase.all_products()) {
       if (product.row_parts > 1) continue;
-      product.stage_steps = static_cast<std::int32_t>(params.stage_bytes / product.step_bytes());
+      const std::int64_t fitting = params.stage_bytes / product.step_bytes();
+      product.stage_steps = std::min(static_cast<std::int32_t>(fitting), kProgramPassSteps);
       product.part_bytes = params.stage_bytes;
     }
   }

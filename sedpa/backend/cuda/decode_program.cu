@@ -76,19 +76,22 @@ __global__ void __launch_bounds__(kThreads, 1)
     program_kernel(const __grid_constant__ ProgramParams p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(128) std::byte dynamic[];
-  const std::uint32_t misplaced = shared_address(dynamic) % kAlignment;
-  const Room room(p, dynamic + (misplaced == 0 ? 0 : kAlignment - misplaced));
-  if (threadIdx.x == 0) room.init_barriers();
+  const auto misplaced = static_cast<int>(shared_address(dynamic) % kAlignment);
+  const int begin = misplaced == 0 ? 0 : kAlignment - misplaced;
+  if (threadIdx.x == 0) Room(p, dynamic + begin).init_barriers();
   __syncthreads();
   // Registers go to those who compute, a warpgroup at a time.
   if (threadIdx.x >= kProgramThreads) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x == kProgramThreads) stream(room);
+    if (threadIdx.x == kProgramThreads) stream(Room(p, dynamic + begin));
     return;
   }
   asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
   Place at;
   for (int i = 0; i < p.count; ++i) {
+    // No phase has so high a number, but the compiler does not know: places are formed anew in each
+    // phase, as in `own_thread`.
+    const Room room(p, dynamic + begin + (i >> 30));
     const int slot = i % kPhaseSlots;
     const int parity = i / kPhaseSlots % 2;
     wait_barrier(room.phase_there(slot), parity);
@@ -100,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     join();
     if (threadIdx.x == 0) {
       arrive(room.phase_read(slot));
-      asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(p.met) : "memory");
+      come(p.met);
     }
   }
 #else

@@ -31,7 +31,8 @@ struct ProgramParams {
   std::int32_t stages = 0;
   std::int32_t ahead = 0;  // stages that may be on their way: more would only queue up
   std::int32_t stage_bytes = 0;
-  std::int32_t work_bytes = 0;  // for sums of warps and merges
+  std::int32_t work_bytes = 0;  // for x on its way and merges
+  std::int32_t tile_keys = 0;   // at most; 0: nothing attends
 };
 
 /// Bytes of shared memory that a launch takes.
@@ -66,7 +67,8 @@ class DecodeProgram {
   DeviceTraits device_;
   cudaStream_t stream_;
   bool runs_ = false;
-  DeviceMemory memory_;  // [maps | phases | counters]
+  DeviceMemory memory_;    // [maps | phases | counters]
+  std::size_t units_ = 0;  // of the attentions
   std::vector<ProgramPhase> phases_;
   std::vector<CUtensorMap> maps_;
   std::size_t launched_ = 0;  // phases

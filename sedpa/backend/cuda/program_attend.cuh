@@ -39,6 +39,94 @@ struct ThinRows {
   }
 };
 
+/// The parts of a unit, in the order of its keys, to the result, once all are there: each CTA that
+/// has one merges its share of the numbers. Four numbers at a time, by some threads side by side
+/// that ask for a few parts each, all at once.
+template <int kDim>
+__device__ inline void merge_share(const AttentionPhase& phase, const DecodeUnit& unit, int part,
+                                   int parts) {
+  constexpr int kRowQuads = kDim / 4;
+  constexpr int kAtOnce = 5;  // parts of a lane: as many CTAs as there are have one each
+  const AttentionParams& p = phase.params;
+  const DecodeRoom& room = phase.room;
+  std::int32_t* const arrived = phase.arrived + unit.number;
+  join();  // this CTA's part is written
+  if (threadIdx.x == 0) come(arrived);
+  // As many lanes as parts, up to a warp, share four numbers.
+  const int lanes_log2 = parts > 16 ? 5 : 32 - __clz(parts - 1);
+  const int lanes = 1 << lanes_log2;
+  const int thread = own_thread();
+  const int lane = thread & (lanes - 1);
+  const int rows = unit.rows;
+  const int end = rows * kRowQuads * (part + 1) / parts;
+  int quad = rows * kRowQuads * part / parts + (thread >> lanes_log2);
+  const float* const from = room.parts + (static_cast<int>(blockIdx.x) - part) * room.part_floats;
+  const int dim = p.value_dim(unit.kv_head);
+  float* const out = p.out + p.out_column(unit.kv_head, unit.first_row);
+  await(arrived, parts);
+#pragma unroll 1
+  for (; __any_sync(~0u, quad < end); quad += kProgramThreads >> lanes_log2) {
+    const int row = quad / kRowQuads;
+    const int d = quad % kRowQuads * 4;
+    float max = kNoScore;
+    float sum = 0;
+    float result[4] = {};
+#pragma unroll 1
+    for (int begin = lane; begin < parts; begin += kAtOnce * lanes) {
+      float part_max[kAtOnce];
+      float part_sum[kAtOnce];
+      float2 part_out[kAtOnce][2];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const bool there = begin + k * lanes < parts && quad < end;
+        const float* const of = from + (begin + k * lanes) * room.part_floats;
+        part_max[k] = there ? __ldcg(of + row) : kNoScore;
+        part_sum[k] = there ? __ldcg(of + rows + row) : 0.0f;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const auto* const two = reinterpret_cast<const float2*>(of + 2 * rows + 4 * quad + 2 * i);
+          part_out[k][i] = there ? __ldcg(two) : make_float2(0, 0);
+        }
+      }
+      float high = max;
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) high = fmaxf(high, part_max[k]);
+      const float keep = power_of_two(max - high);
+      max = high;
+      sum *= keep;
+#pragma unroll
+      for (float& number : result) number *= keep;
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const float weight = power_of_two(part_max[k] - max);
+        sum += weight * part_sum[k];
+        result[0] += weight * part_out[k][0].x;
+        result[1] += weight * part_out[k][0].y;
+        result[2] += weight * part_out[k][1].x;
+        result[3] += weight * part_out[k][1].y;
+      }
+    }
+    float high = max;
+#pragma unroll 1
+    for (int i = lanes / 2; i > 0; i /= 2) high = fmaxf(high, __shfl_xor_sync(~0u, high, i));
+    const float weight = power_of_two(max - high);
+    sum *= weight;
+#pragma unroll
+    for (float& number : result) number *= weight;
+#pragma unroll 1
+    for (int i = lanes / 2; i > 0; i /= 2) {
+      sum += __shfl_xor_sync(~0u, sum, i);
+#pragma unroll
+      for (float& number : result) number += __shfl_xor_sync(~0u, number, i);
+    }
+    if (lane == 0 && quad < end && d < dim) {
+      const float share = 1.0f / sum;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[row * dim + d + i] = result[i] * share;
+    }
+  }
+}
+
 /// kThin: rows of fewer numbers than kDim; what is missing is neither copied nor multiplied.
 template <class T, int kDim, bool kThin>
 __device__ __forceinline__ Place attend(const AttentionPhase& phase, const AttentionShare& share,
@@ -49,8 +137,9 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   static_assert(kGroups * kTeams == kWarps);
   using Rows = std::conditional_t<kThin, ThinRows, SwizzledRows<kDim / 64>>;
   const AttentionParams& p = phase.params;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int thread = own_thread();
+  const int warp = thread / 32;
+  const int lane = thread % 32;
   const int group = warp % kGroups;
   const int team = warp / kGroups;
   const std::int32_t past = __ldcg(p.state.past);
@@ -89,7 +178,8 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
     }
     if (has_own && warp == 0) attend_to_own<T, kDim>(queries, rows, state);
     state.close();
-    deliver<kDim>(p, phase.room, unit, piece.part, parts, state, kWarps, room.work(), room.last());
+    deliver<kDim>(p, phase.room, unit, parts, state, kWarps, room.work());
+    if (parts > 1) merge_share<kDim>(phase, unit, piece.part, parts);
   }
   return at;
 }

@@ -76,9 +76,9 @@ struct OwnX {
   }
 };
 
-/// A block of x as fixed-point numbers in shared memory: [kSums / 32] chunks.
+/// A block of x as fixed-point numbers in shared memory: [kXFloats / 32] chunks.
 struct FixedRoom {
-  static constexpr int kChunks = kSums / 32;
+  static constexpr int kChunks = kXFloats / 32;
   std::uint32_t* words;  // [kChunks][bytes b, bytes a][8]
   float* scales;         // [kChunks][scale, two sums, unused]
 
@@ -128,17 +128,18 @@ struct FixedRoom {
 
 /// x, normed but for the norm's factor, to those who own its columns, once `wanted` CTAs have come;
 /// returns the sum of squares of what this thread has read. It is read side by side and handed out
-/// through shared memory, but for long plain rows, whose every column has one owner.
+/// through shared memory; where every column has one owner, a warp hands out to its own lanes only,
+/// and plain numbers go straight to those who own them.
 template <Dtype kDtype>
 __device__ float read_x(const GemvJob& job, int member, int row_threads, const std::int32_t* met,
                         std::int32_t wanted, float4* quads, OwnX<kDtype>& own) {
   using Own = OwnX<kDtype>;
   constexpr int kPieceQuads = Own::kPieceCols / 4;
-  constexpr int kBlockQuads = kSums / 4;  // at a time
+  constexpr int kBlockQuads = kXFloats / 4;  // at a time
   constexpr int kThreadQuads = kBlockQuads / kProgramThreads;
-  // Plain rows that are handed out have no more than half of all threads to a row.
-  constexpr int kMostThreads = Own::kQuantized ? kProgramThreads : kProgramThreads / 2;
-  constexpr int kMostBlocks = kMostThreads * kProgramThreadCols / kSums;
+  // No more than half of all threads to a row: of longer rows each column has one owner.
+  constexpr int kMostThreads = kProgramThreads / 2;
+  constexpr int kMostBlocks = kMostThreads * kProgramThreadCols / kXFloats;
   const int row_quads = static_cast<int>(job.cols / 4);
   const bool normed = job.norm_weight != nullptr;
   const auto* const x = reinterpret_cast<const float4*>(job.x);
@@ -173,10 +174,52 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
     }
   }
   const int thread = own_thread();
+  [[maybe_unused]] FixedRoom room(reinterpret_cast<float*>(quads));
+  if constexpr (Own::kQuantized) {
+    if (row_threads == kProgramThreads) {
+      // A warp reads its lanes' chunks, 16 at a time.
+      constexpr int kRounds = 2 * Own::kPieces;
+      constexpr int kWarpQuads = kBlockQuads / kWarps;  // of a round
+      constexpr int kLaneQuads = kWarpQuads / 32;
+      const int warp = thread / 32;
+      const int lane = thread % 32;
+      const auto first_quad = [&](int round) {
+        return (round / 2 * kProgramThreads + 32 * warp + 16 * (round % 2)) * kPieceQuads;
+      };
+      const auto quad_of = [&](int round, int k) { return first_quad(round) + lane + 32 * k; };
+      await(met, wanted);
+      float4 v[kRounds][kLaneQuads];
+#pragma unroll
+      for (int round = 0; round < kRounds; ++round) {
+#pragma unroll
+        for (int k = 0; k < kLaneQuads; ++k) v[round][k] = read(quad_of(round, k));
+      }
+      if (normed) {
+#pragma unroll
+        for (int round = 0; round < kRounds; ++round) {
+#pragma unroll
+          for (int k = 0; k < kLaneQuads; ++k) {
+            v[round][k] = norm(v[round][k], weight_of(quad_of(round, k)));
+          }
+        }
+      }
+#pragma unroll
+      for (int round = 0; round < kRounds; ++round) {
+        if (first_quad(round) >= row_quads) break;
+        if (round > 0) __syncwarp();  // the last round's have been taken
+#pragma unroll
+        for (int k = 0; k < kLaneQuads; ++k) {
+          room.put(warp * kWarpQuads + lane + 32 * k, v[round][k]);
+        }
+        __syncwarp();
+        if (lane / 16 == round % 2) own.pieces[round / 2] = room.get(16 * warp + lane % 16);
+      }
+      return squares;
+    }
+  }
   const auto quad_of = [&](int block, int k) {
     return block * kBlockQuads + thread + k * kProgramThreads;
   };
-  [[maybe_unused]] FixedRoom room(reinterpret_cast<float*>(quads));
   float4 w[kThreadQuads];  // of a block
 #pragma unroll
   for (int k = 0; k < kThreadQuads; ++k) w[k] = weight_of(quad_of(0, k));
@@ -238,7 +281,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   const ProductSteps steps(phase);
   const auto outputs = static_cast<int>(job.outputs);
   const bool paired = job.up_rows != nullptr;
-  float* const warp_sums = room.work();                    // [steps of a pass, streams, row_warps]
+  float* const warp_sums = room.sums();                    // [steps of a pass, streams, row_warps]
   std::int32_t* const step_outputs = room.step_outputs();  // first output of each
   // [threads], of the outputs that a thread finishes first in a pass: asked for as soon as it is
   // known which that is.
@@ -252,12 +295,11 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   Own own;
   own.clear();
   float squares = read_x<kDtype>(job, member, row_threads, room.p.met, wanted,
-                                 reinterpret_cast<float4*>(warp_sums), own);
+                                 reinterpret_cast<float4*>(room.work()), own);
   if (job.norm_weight != nullptr) {
     squares = warp_sum(squares);
     if (lane == 0) room.squares()[warp] = squares;
   }
-  join();  // squares are there; the room is free for sums
 
   const int row_parts = phase.row_parts;
   const int stage_steps = phase.stage_steps;
@@ -366,7 +408,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
     }
     if (last) first = ~first;
     const int here = min(steps.stage_outputs, outputs - first);
-    if (done + stage_steps > kPassSteps) {
+    if (done + stage_steps > kProgramPassSteps) {
       finish_pass();
       join();
       done = 0;

@@ -19,6 +19,7 @@ inline constexpr int kProgramThreads = 1 << kProgramThreadsLog2;  // that comput
 inline constexpr int kProgramThreadCols = 64;      // of x, that a thread owns at most
 inline constexpr int kProgramTileBytes = 1 << 13;  // keys of a tile; values take as much
 inline constexpr int kProgramMostStageBytes = 1 << 15;
+inline constexpr int kProgramPassSteps = 160;  // whose sums there is room for
 /// Products that stand side by side in a phase: query, key and value.
 inline constexpr int kProgramProducts = 3;
 
@@ -65,6 +66,7 @@ struct AttentionPhase {
   AttentionParams params;
   DecodeRoom room;
   const CUtensorMap* maps = nullptr;  // in device memory: keys, values of each class
+  std::int32_t* arrived = nullptr;    // [units], parts that are there; zero at the start
 };
 
 /// Products, none of which reads or writes what another writes, or an attention.

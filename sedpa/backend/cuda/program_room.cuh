@@ -11,11 +11,9 @@ namespace sedpa::cuda::program {
 inline constexpr int kWarps = kProgramThreads / 32;     // that compute
 inline constexpr int kThreads = kProgramThreads + 128;  // and a warpgroup: one of it asks for bytes
 inline constexpr int kPhaseSlots = 8;                   // phases' descriptions at hand
-inline constexpr int kTileKeysMost = program_tile_keys(64);
-inline constexpr int kAlignment = 1024;            // of boxes, swizzled by 128 bytes
-inline constexpr int kSums = 4096;                 // f32
-inline constexpr int kPassSteps = kSums / kWarps;  // whose sums there is room for
-inline constexpr int kNoOutput = -0x7fffffff - 1;  // instead of a stage's first output
+inline constexpr int kAlignment = 1024;                 // of boxes, swizzled by 128 bytes
+inline constexpr int kXFloats = 4096;                   // of x, that are handed out at a time
+inline constexpr int kNoOutput = -0x7fffffff - 1;       // instead of a stage's first output
 
 constexpr int padded(std::size_t bytes) { return static_cast<int>((bytes + 127) / 128 * 128); }
 
@@ -29,30 +27,32 @@ struct AttentionShare {
 
 /// Offsets in shared memory.
 struct Offsets {
-  int positions = 0;     // [stages, kTileKeysMost] int32: of a tile of a window class
+  int positions = 0;     // [stages, tile_keys] int32: of a tile of a window class
   int outputs = 0;       // [stages] int32: first output of a product's stage, ~ of it in the last
   int phases = 0;        // [kPhaseSlots]
   int pieces = 0;        // [kPhaseSlots] AttentionShare
-  int step_outputs = 0;  // [kPassSteps] int32: first output of each step
+  int step_outputs = 0;  // [kProgramPassSteps] int32: first output of each step
   int residuals = 0;     // [kProgramThreads] f32
-  int work = 0;          // f32: sums of warps, or states to be merged
-  int rows = 0;          // DecodeRows
+  int work = 0;          // f32: x to be handed out, or states to be merged
+  int rows = 0;          // DecodeRows, or f32 [kProgramPassSteps, kWarps]: sums of warps
   int barriers = 0;      // [stages] there, read; [kPhaseSlots] there, ready, read
-  int small = 0;         // squares of each warp, a flag
+  int small = 0;         // squares of each warp
   int bytes = 0;
 
   __host__ __device__ explicit Offsets(const ProgramParams& p) {
     positions = p.stages * p.stage_bytes;
-    outputs = positions + p.stages * kTileKeysMost * 4;
+    outputs = positions + padded(static_cast<std::size_t>(p.stages * p.tile_keys) * 4);
     phases = outputs + padded(static_cast<std::size_t>(p.stages) * 4);
     pieces = phases + kPhaseSlots * padded(sizeof(ProgramPhase));
     step_outputs = pieces + padded(kPhaseSlots * sizeof(AttentionShare));
-    residuals = step_outputs + padded(kPassSteps * 4);
+    residuals = step_outputs + padded(kProgramPassSteps * 4);
     work = residuals + padded(kProgramThreads * 4);
     rows = work + padded(static_cast<std::size_t>(p.work_bytes));
-    barriers = rows + padded(DecodeRows<128>::kBytes);
+    constexpr int kSumBytes = kProgramPassSteps * kWarps * 4;
+    constexpr int kRowBytes = DecodeRows<128>::kBytes;
+    barriers = rows + padded(kSumBytes > kRowBytes ? kSumBytes : kRowBytes);
     small = barriers + padded(static_cast<std::size_t>(2 * p.stages + 3 * kPhaseSlots) * 8);
-    bytes = small + padded((kWarps + 1) * 4);
+    bytes = small + padded(kWarps * 4);
   }
 };
 
@@ -83,7 +83,7 @@ struct Room {
       : p(params), at(shared), offsets(params) {}
   __device__ std::byte* stage(int i) const { return at + i * p.stage_bytes; }
   __device__ std::int32_t* positions(int i) const {
-    return reinterpret_cast<std::int32_t*>(at + offsets.positions) + i * kTileKeysMost;
+    return reinterpret_cast<std::int32_t*>(at + offsets.positions) + i * p.tile_keys;
   }
   __device__ const ProgramPhase& phase(int slot) const {
     return *reinterpret_cast<const ProgramPhase*>(at + offsets.phases +
@@ -102,8 +102,8 @@ struct Room {
   }
   __device__ float* residuals() const { return reinterpret_cast<float*>(at + offsets.residuals); }
   __device__ float* work() const { return reinterpret_cast<float*>(at + offsets.work); }
+  __device__ float* sums() const { return reinterpret_cast<float*>(at + offsets.rows); }
   __device__ float* squares() const { return reinterpret_cast<float*>(at + offsets.small); }
-  __device__ int& last() const { return reinterpret_cast<int*>(at + offsets.small)[kWarps]; }
   __device__ std::uint32_t barrier(int i) const {
     return shared_address(at + offsets.barriers) + 8 * i;
   }
@@ -168,6 +168,12 @@ __device__ inline int own_thread() {
 
 /// Meets the other threads that compute.
 __device__ inline void join() { named_wait(kDecodeBarrier, kProgramThreads); }
+
+/// Says that this CTA has come; `join` before, so that what it has written is there for who waits.
+/// By one thread.
+__device__ inline void come(std::int32_t* met) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(met) : "memory");
+}
 
 /// Until `wanted` CTAs have come: what they wrote before is there.
 __device__ inline void await(const std::int32_t* met, std::int32_t wanted) {
