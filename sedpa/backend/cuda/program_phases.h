@@ -64,7 +64,8 @@ struct ProductPhase {
 struct AttentionPhase {
   AttentionParams params;
   DecodeRoom room;
-  const CUtensorMap* maps = nullptr;  // in device memory: keys, values of each class
+  const CUtensorMap* maps = nullptr;  // in device memory: keys, values of each class; of q8
+                                      // there are none
 };
 
 /// Products, none of which reads or writes what another writes, or an attention.
