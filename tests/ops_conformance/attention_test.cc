@@ -113,7 +113,7 @@ std::vector<AttentionCase> cases() {
        .checked_queries = 6});
   // Decoding by many blocks: parts of heads, several short heads to a block, halves of head
   // vectors.
-  for (KvDtype dtype : {KvDtype::f16, KvDtype::bf16}) {
+  for (KvDtype dtype : {KvDtype::f16, KvDtype::bf16, KvDtype::q8}) {
     add({.name = fmt::format("long_decode_head_size_128_{}", name(dtype)),
          .group = 4,
          .kv_heads = 2,
@@ -122,6 +122,7 @@ std::vector<AttentionCase> cases() {
          .streaming = HeadClass::window(16, 0, 100),
          .retrieval_heads = {1, 2, 0},
          .chunks = {1000, 1, 1},
+         .context = 1003,  // heads of q8 then begin between multiples of 16 bytes
          .checked_queries = 2});
   }
   // More parts of a head than a warp has lanes.

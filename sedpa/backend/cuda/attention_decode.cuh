@@ -32,31 +32,15 @@ struct RowState {
   }
 };
 
-/// 16 keys. `keys_at(i)` and `values_at(i)` are this lane's ldmatrix addresses for columns 16 i ..
-/// 16 i + 15; `visible` says of this lane's four columns (two of each 8) whether the row sees them.
-/// Only the first key_dim and value_dim columns are there, where they are fewer.
-template <class T, int kDim, class Address>
-__device__ __forceinline__ void step(const std::uint32_t (&queries)[kDim / 16][4],
-                                     const Address& keys_at, const Address& values_at,
-                                     const bool (&visible)[4], RowState<kDim>& state,
-                                     int key_dim = kDim, int value_dim = kDim) {
-  // Two sums each, so that products need not wait for one another so long.
-  float scores[2][4] = {};
-  float more[2][4] = {};
-#pragma unroll
-  for (int k = 0; k < kDim / 16; ++k) {
-    if (16 * k >= key_dim) break;
-    std::uint32_t keys[4];
-    load_matrices(keys_at(k), keys);
-    multiply_add<T>(k % 2 == 0 ? scores[0] : more[0], queries[k], keys[0], keys[1]);
-    multiply_add<T>(k % 2 == 0 ? scores[1] : more[1], queries[k], keys[2], keys[3]);
-  }
+/// Scores of 16 keys become weights, in the tensor cores' layout; `visible` says of this lane's
+/// four columns (two of each 8) whether the row sees them.
+template <class T, int kDim>
+__device__ __forceinline__ void weigh(float (&scores)[2][4], const bool (&visible)[4],
+                                      RowState<kDim>& state, std::uint32_t (&weights)[4]) {
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      scores[n][i] = visible[2 * n + i % 2] ? scores[n][i] + more[n][i] : -INFINITY;
-    }
+    for (int i = 0; i < 4; ++i) scores[n][i] = visible[2 * n + i % 2] ? scores[n][i] : -INFINITY;
   }
   float max[2];
   bool grew = false;
@@ -82,7 +66,6 @@ __device__ __forceinline__ void step(const std::uint32_t (&queries)[kDim / 16][4
       }
     }
   }
-  std::uint32_t weights[4];
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
 #pragma unroll
@@ -93,6 +76,33 @@ __device__ __forceinline__ void step(const std::uint32_t (&queries)[kDim / 16][4
       weights[2 * n + r] = pack<T>(a, b);
     }
   }
+}
+
+/// 16 keys. `keys_at(i)` and `values_at(i)` are this lane's ldmatrix addresses for columns 16 i ..
+/// 16 i + 15. Only the first key_dim and value_dim columns are there, where they are fewer.
+template <class T, int kDim, class Address>
+__device__ __forceinline__ void step(const std::uint32_t (&queries)[kDim / 16][4],
+                                     const Address& keys_at, const Address& values_at,
+                                     const bool (&visible)[4], RowState<kDim>& state,
+                                     int key_dim = kDim, int value_dim = kDim) {
+  // Two sums each, so that products need not wait for one another so long.
+  float scores[2][4] = {};
+  float more[2][4] = {};
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    if (16 * k >= key_dim) break;
+    std::uint32_t keys[4];
+    load_matrices(keys_at(k), keys);
+    multiply_add<T>(k % 2 == 0 ? scores[0] : more[0], queries[k], keys[0], keys[1]);
+    multiply_add<T>(k % 2 == 0 ? scores[1] : more[1], queries[k], keys[2], keys[3]);
+  }
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) scores[n][i] += more[n][i];
+  }
+  std::uint32_t weights[4];
+  weigh<T, kDim>(scores, visible, state, weights);
 #pragma unroll
   for (int n = 0; n < kDim / 16; ++n) {
     if (16 * n >= value_dim) break;

@@ -29,10 +29,12 @@ constexpr std::size_t kDrawnAt = kMetAt + kMostPhases * sizeof(std::int32_t);
 constexpr std::size_t kArrivedAt = kDrawnAt + kMostPhases * kProgramProducts * sizeof(std::int32_t);
 constexpr std::size_t kBytes = kArrivedAt + kMostUnits * sizeof(std::int32_t);
 
-/// Whether boxes of stored rows are what tiles of the tensor cores' steps want.
-bool fits_boxes(const AttentionParams& params) {
+/// Whether stored rows are what the kernel takes: boxes as tiles of the tensor cores' steps want
+/// them, or codes of q8.
+bool takes_rows(const AttentionParams& params) {
   constexpr std::int32_t kStep = 16;  // numbers
-  return params.whole_pieces && program_tile_dim(params.tile_dim) > 0 &&
+  return (params.whole_pieces || params.dtype == KvDtype::q8) &&
+         program_tile_dim(params.tile_dim) > 0 &&
          std::all_of(
              std::begin(params.classes), std::end(params.classes), [](const ClassParams& of) {
                return of.heads == 0 || (of.key_dim % kStep == 0 && of.value_dim % kStep == 0);
@@ -66,7 +68,7 @@ bool DecodeProgram::add(std::span<const RowProduct> products) {
 }
 
 bool DecodeProgram::add(const AttentionParams& params, const DecodeRoom& room) {
-  if (!room_for_one() || !fits_boxes(params)) return false;
+  if (!room_for_one() || !takes_rows(params)) return false;
   const std::int32_t heads = params.classes[0].heads + params.classes[1].heads;
   const auto units = static_cast<std::size_t>(heads * room.row_blocks);
   if (units_ + units > kMostUnits) return false;
@@ -79,6 +81,7 @@ bool DecodeProgram::add(const AttentionParams& params, const DecodeRoom& room) {
   phase.params.tile_dim = tile_dim;
   phases_.emplace_back(phase);
   maps_.resize(phases_.size() * kMapsAPhase);
+  if (params.dtype == KvDtype::q8) return true;  // its rows are copied as they lie
   const int keys = program_tile_keys(tile_dim);
   for (int i = 0; i < kHeadClasses; ++i) {
     const ClassParams& of = params.classes[i];

@@ -5,6 +5,7 @@
 
 #include "sedpa/backend/cuda/decode_program.h"
 #include "sedpa/backend/cuda/program_attend.cuh"
+#include "sedpa/backend/cuda/program_attend_q8.cuh"
 #include "sedpa/backend/cuda/program_multiply.cuh"
 #include "sedpa/backend/cuda/program_room.cuh"
 #include "sedpa/backend/cuda/program_stream.cuh"
@@ -52,8 +53,22 @@ __device__ __forceinline__ Place perform(const AttentionPhase& phase, const Atte
                                          const Room& room, std::int32_t wanted, Place at) {
   const ClassParams& of = phase.params.classes[share.piece.head_class];
   return of.key_dim == kDim && of.value_dim == kDim
-             ? attend<T, kDim, false>(phase, share, room, wanted, at)
-             : attend<T, kDim, true>(phase, share, room, wanted, at);
+             ? attend<PlainTiles<T, kDim, false>>(phase, share, room, wanted, at)
+             : attend<PlainTiles<T, kDim, true>>(phase, share, room, wanted, at);
+}
+
+template <int kDim>
+__device__ __forceinline__ Place perform_q8(const AttentionPhase& phase,
+                                            const AttentionShare& share, const Room& room,
+                                            std::int32_t wanted, Place at) {
+  const ClassParams& of = phase.params.classes[share.piece.head_class];
+  const auto in_words = [](const std::byte* rows) {
+    return reinterpret_cast<std::uintptr_t>(rows) % 4 == 0;
+  };
+  const bool whole =
+      of.key_dim == kDim && of.value_dim == kDim && in_words(of.keys) && in_words(of.values);
+  return whole ? attend<Q8Tiles<kDim, true>>(phase, share, room, wanted, at)
+               : attend<Q8Tiles<kDim, false>>(phase, share, room, wanted, at);
 }
 
 template <class T>
@@ -65,6 +80,10 @@ __device__ __forceinline__ Place perform(const AttentionPhase& phase, const Atte
 
 __device__ __forceinline__ Place perform(const AttentionPhase& phase, const AttentionShare& share,
                                          const Room& room, std::int32_t wanted, Place at) {
+  if (phase.params.dtype == KvDtype::q8) {
+    return phase.params.tile_dim == 64 ? perform_q8<64>(phase, share, room, wanted, at)
+                                       : perform_q8<128>(phase, share, room, wanted, at);
+  }
   return phase.params.dtype == KvDtype::bf16
              ? perform<__nv_bfloat16>(phase, share, room, wanted, at)
              : perform<__half>(phase, share, room, wanted, at);

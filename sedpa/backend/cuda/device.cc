@@ -33,7 +33,8 @@ void check_launch(std::source_location where) { check(cudaGetLastError(), where)
 DeviceMemory::DeviceMemory(std::size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
   void* data = nullptr;
-  const cudaError_t status = cudaMalloc(&data, bytes);
+  // Whole pieces of 16 bytes, in which some kernels copy.
+  const cudaError_t status = cudaMalloc(&data, (bytes + 15) / 16 * 16);
   if (status == cudaErrorMemoryAllocation) fail_for_memory(bytes);
   check(status);
   data_ = std::shared_ptr<std::byte>(static_cast<std::byte*>(data),

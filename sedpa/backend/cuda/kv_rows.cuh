@@ -88,6 +88,19 @@ __device__ inline void encode_row(KvDtype dtype, float* numbers, int dim, std::b
   __syncwarp();
 }
 
+/// Codes of q8 plus 128: as q8_pair takes them.
+__device__ inline std::uint32_t biased_codes(std::uint32_t codes) { return codes ^ 0x80808080u; }
+/// Two numbers of q8 from bytes 0 and 1 of `biased`, or 2 and 3. Bytes of 0x64 above codes + 128
+/// make the numbers 1024 + 128 + code; both steps are exact, and the product rounds once, as the
+/// product of f32 numbers rounded to f16 does.
+__device__ inline std::uint32_t q8_pair(std::uint32_t biased, bool second, __half2 scales) {
+  const std::uint32_t bits = __byte_perm(biased, 0x64646464u, second ? 0x4342 : 0x4140);
+  const __half2 codes =
+      __hsub2(*reinterpret_cast<const __half2*>(&bits), __float2half2_rn(1152.0f));
+  const __half2 numbers = __hmul2(codes, scales);
+  return *reinterpret_cast<const std::uint32_t*>(&numbers);
+}
+
 /// Numbers [first, first + 8) of a stored row as 16-bit ones, zeros from `dim` on. `first` is a
 /// multiple of 8. The row, in any memory, is aligned to 2 bytes (f32: 4).
 template <class T>
@@ -111,17 +124,10 @@ __device__ inline uint4 decode_8(KvDtype dtype, const std::byte* row, int first,
       }
     }
     if constexpr (std::is_same_v<T, __half>) {
-      // Bytes of 0x64 above codes + 128 make the numbers 1024 + 128 + code; both steps are exact,
-      // and the product rounds once, as the product of f32 numbers rounded to f16 does.
       const __half2 scales = __float2half2_rn(scale);
-      const __half2 offset = __float2half2_rn(1152.0f);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const std::uint32_t biased = raw[i / 2] ^ 0x80808080u;
-        const std::uint32_t bits = __byte_perm(biased, 0x64646464u, i % 2 == 0 ? 0x4140 : 0x4342);
-        const __half2 numbers =
-            __hmul2(__hsub2(*reinterpret_cast<const __half2*>(&bits), offset), scales);
-        words[i] = i < pairs ? *reinterpret_cast<const std::uint32_t*>(&numbers) : 0;
+        words[i] = i < pairs ? q8_pair(biased_codes(raw[i / 2]), i % 2 == 1, scales) : 0;
       }
     } else {
 #pragma unroll

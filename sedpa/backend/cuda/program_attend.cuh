@@ -127,15 +127,51 @@ __device__ inline void merge_share(const AttentionPhase& phase, const DecodeUnit
   }
 }
 
-/// kThin: rows of fewer numbers than kDim; what is missing is neither copied nor multiplied.
-template <class T, int kDim, bool kThin>
+/// How tiles of 16-bit numbers are taken. kThin: rows of fewer numbers than kDim; what is missing
+/// is neither copied nor multiplied.
+template <class Number, int kTileDim, bool kThin>
+struct PlainTiles {
+  using T = Number;
+  static constexpr int kDim = kTileDim;
+  using Rows = std::conditional_t<kThin, ThinRows, SwizzledRows<kDim / 64>>;
+  using Queries = std::uint32_t[kDim / 16][4];
+
+  const ClassParams& of;
+  int key_dim;
+  int value_dim;
+
+  __device__ PlainTiles(const ClassParams& in, int /*head*/)
+      : of(in), key_dim(kThin ? in.key_dim : kDim), value_dim(kThin ? in.value_dim : kDim) {}
+  __device__ void load(const DecodeRows<kDim>& rows, Queries& queries) const { rows.load(queries); }
+  /// 16 keys of a stage from `first` on, `valid` of which are there. positions: of the 16.
+  __device__ __forceinline__ void step(const Queries& queries, const std::byte* stage, int first,
+                                       int valid, const std::int32_t* positions,
+                                       RowState<kDim>& state) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    bool visible[4];
+    see_columns(of, valid, positions, visible);
+    const std::uint32_t keys = shared_address(stage);
+    cuda::step<T, kDim>(queries,
+                        Rows(keys, key_dim, first + lane % 8 + lane / 16 * 8, lane / 8 % 2),
+                        Rows(keys + kProgramTileBytes, value_dim, first + lane % 16, lane / 16),
+                        visible, state, key_dim, value_dim);
+  }
+  __device__ void finish(RowState<kDim>& /*state*/) const {}
+  __device__ void attend_to_own(const Queries& queries, const DecodeRows<kDim>& rows,
+                                RowState<kDim>& state) const {
+    cuda::attend_to_own<T, kDim>(queries, rows, state);
+  }
+};
+
+template <class Tiles>
 __device__ __forceinline__ Place attend(const AttentionPhase& phase, const AttentionShare& share,
                                         const Room& room, std::int32_t wanted, Place at) {
+  using T = typename Tiles::T;
+  constexpr int kDim = Tiles::kDim;
   constexpr int kKeys = program_tile_keys(kDim);
   constexpr int kGroups = kKeys / 16;       // warps that share a tile, 16 keys each
   constexpr int kTeams = kWarps / kGroups;  // that take tiles in turn
   static_assert(kGroups * kTeams == kWarps);
-  using Rows = std::conditional_t<kThin, ThinRows, SwizzledRows<kDim / 64>>;
   const AttentionParams& p = phase.params;
   const int thread = own_thread();
   const int warp = thread / 32;
@@ -152,31 +188,26 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   const ClassParams& of = p.classes[piece.head_class];
   const std::int32_t used = used_slots(of, past);
   const bool has_own = piece.part + 1 == parts;
-  const int key_dim = kThin ? of.key_dim : kDim;
-  const int value_dim = kThin ? of.value_dim : kDim;
   for (int u = 0; u < piece.units; ++u) {
     const DecodeUnit unit(p, phase.room.row_blocks, piece.head_class, piece.first_unit + u);
     prepare_unit<T, kDim>(p, unit, has_own, past, kWarps, rows, room.work());
     std::uint32_t queries[kDim / 16][4];
-    rows.load(queries);
+    const Tiles tiles(of, unit.head);
+    tiles.load(rows, queries);
     RowState<kDim> state;
     for (int tile = piece.first_tile; tile < piece.end_tile; ++tile) {
       wait_barrier(room.stage_there(at.index), at.parity);
       if (tile % kTeams == team) {
         const std::int32_t first = tile * kKeys + 16 * group;
-        bool visible[4];
-        see_columns(of, used - first, room.positions(at.index) + 16 * group, visible);
-        const std::uint32_t keys = shared_address(room.stage(at.index));
-        step<T, kDim>(queries,
-                      Rows(keys, key_dim, 16 * group + lane % 8 + lane / 16 * 8, lane / 8 % 2),
-                      Rows(keys + kProgramTileBytes, value_dim, 16 * group + lane % 16, lane / 16),
-                      visible, state, key_dim, value_dim);
+        tiles.step(queries, room.stage(at.index), 16 * group, used - first,
+                   room.positions(at.index) + 16 * group, state);
       }
       __syncwarp();  // all lanes have read the stage
       if (lane == 0) arrive(room.stage_read(at.index));
       at.next(room.p.stages);
     }
-    if (has_own && warp == 0) attend_to_own<T, kDim>(queries, rows, state);
+    tiles.finish(state);
+    if (has_own && warp == 0) tiles.attend_to_own(queries, rows, state);
     state.close();
     deliver<kDim>(p, phase.room, unit, parts, state, kWarps, room.work());
     if (parts > 1) merge_share<kDim>(phase, unit, piece.part, parts);

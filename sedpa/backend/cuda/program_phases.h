@@ -65,8 +65,9 @@ struct ProductPhase {
 struct AttentionPhase {
   AttentionParams params;
   DecodeRoom room;
-  const CUtensorMap* maps = nullptr;  // in device memory: keys, values of each class
-  std::int32_t* arrived = nullptr;    // [units], parts that are there; zero at the start
+  // In device memory: keys, values of each class; of q8 there are none.
+  const CUtensorMap* maps = nullptr;
+  std::int32_t* arrived = nullptr;  // [units], parts that are there; zero at the start
 };
 
 /// Products, none of which reads or writes what another writes, or an attention.

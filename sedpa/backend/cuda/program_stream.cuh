@@ -89,6 +89,18 @@ __device__ inline AttentionShare share_of(const AttentionPhase& phase, const Pro
   return share;
 }
 
+/// Stored rows of a head as they lie, in whole pieces of 16 bytes.
+struct RawRows {
+  const std::byte* begin = nullptr;
+  int bytes = 0;
+  __device__ RawRows(const std::byte* rows, int row_bytes, std::int64_t first, int count)
+      : begin(rows + first * row_bytes) {
+    const int before = static_cast<int>(reinterpret_cast<std::uintptr_t>(begin) % 16);
+    begin -= before;
+    bytes = (before + count * row_bytes + 15) / 16 * 16;
+  }
+};
+
 /// What does not change from tile to tile is in shared memory: this thread has few registers.
 __device__ inline Place stream_keys(const AttentionPhase& phase, const AttentionShare& share,
                                     const Room& room, Place at) {
@@ -99,16 +111,30 @@ __device__ inline Place stream_keys(const AttentionPhase& phase, const Attention
   const std::int32_t* const positions =
       p.classes[piece.head_class].full ? nullptr : p.state.positions[piece.head_class];
   const CUtensorMap* const maps = phase.maps + 2 * piece.head_class;
+  const std::int32_t past = p.dtype == KvDtype::q8 ? __ldcg(p.state.past) : 0;
   for (int unit = piece.first_unit; unit < piece.first_unit + piece.units; ++unit) {
     const int head = unit / phase.room.row_blocks;
     for (int tile = piece.first_tile; tile < piece.end_tile; ++tile) {
       const int first = tile * keys;
       wait_for_stage(room, at, share.ahead);
       const std::uint32_t there = room.stage_there(at.index);
-      arrive_expecting(there, share.tile_bytes + (positions != nullptr ? 4 * keys : 0));
       const std::uint32_t to = shared_address(room.stage(at.index));
-      copy_rows(to, maps, first, head, there);
-      copy_rows(to + kProgramTileBytes, maps + 1, first, head, there);
+      const int position_bytes = positions != nullptr ? 4 * keys : 0;
+      if (p.dtype == KvDtype::q8) {
+        // Rows that nothing has been stored in are left out, but there is always one to wait for.
+        const ClassParams& of = p.classes[piece.head_class];
+        const int count = max(1, min(keys, used_slots(of, past) - first));
+        const std::int64_t row = head * of.capacity + first;
+        const RawRows key(of.keys, of.key_row_bytes, row, count);
+        const RawRows value(of.values, of.value_row_bytes, row, count);
+        arrive_expecting(there, key.bytes + value.bytes + position_bytes);
+        copy_bulk(to, key.begin, key.bytes, there);
+        copy_bulk(to + kProgramTileBytes, value.begin, value.bytes, there);
+      } else {
+        arrive_expecting(there, share.tile_bytes + position_bytes);
+        copy_rows(to, maps, first, head, there);
+        copy_rows(to + kProgramTileBytes, maps + 1, first, head, there);
+      }
       // Step state is padded to whole tiles.
       if (positions != nullptr) {
         copy_bulk(shared_address(room.positions(at.index)), positions + first, 4 * keys, there);
