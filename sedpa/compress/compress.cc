@@ -71,9 +71,10 @@ class Compression {
     result_.resumed = parts_->resumed();
     if (thinning_) make_thin();
     if (options_.makes_factors()) make_factors();
-    result_.parameters_after =
-        result_.parameters_before - result_.attention_before + result_.attention_after;
     const WeightSource* const last = weights_ ? weights_.get() : &model().weights;
+    const WeightPlan plan = plan_weights(model().config, *last, ops_);
+    result_.parameters_after = plan.parameters;
+    result_.attention_after = plan.attention_parameters;
     write_checkpoint(engine_, model().config, *last, origin().dump(), output_);
     weights_.reset();
     parts_->remove();
@@ -164,7 +165,6 @@ class Compression {
     result_.widths = thinning_->config().thin.widths;
     result_.kv_bytes_before = thinning_->kv_bytes_before();
     result_.kv_bytes_after = thinning_->kv_bytes();
-    result_.attention_after = numbers();
     result_.kl_running = thinning_->divergence().running;
     result_.kl_retrieving = thinning_->divergence().retrieving;
   }
@@ -229,7 +229,6 @@ class Compression {
     for (int attempt = 1;; ++attempt) {
       const Allocation allocation = allocate(allowed);
       result_.ranks = allocation.ranks;
-      result_.attention_after = allocation.numbers;
       if (!options_.published) result_.expected_kl = allocation.loss;
       factorize();
       const double kl = (result_.kl_running + result_.kl_retrieving) / 2;

