@@ -45,8 +45,9 @@ constexpr std::int64_t kThinContext = 4096;
 constexpr double kProbeShare = 0.1;
 /// Each projection of a model asks for a run over the probes, so they are short.
 constexpr std::int64_t kProbeTokens = 512;
-/// Widths of heads that retrieve are chosen where streaming heads do not see the keys any more.
-constexpr std::int64_t kThinProbeTokens = 2048;
+/// Of those that ask for keys, where heads become thin: far enough for the keys to be out of sight
+/// of heads that stream.
+constexpr std::int64_t kThinProbeTokens = 1536;
 /// Rows of a probe of running text that are compared: its last ones.
 constexpr std::int64_t kProbeRows = 256;
 /// Of calibration sequences, one in so many asks for hidden keys.
@@ -135,12 +136,12 @@ class TextMaker {
         text.sequences.push_back(asks ? prompt(shown, context_).tokens : passage(shown, context_));
       }
     }
-    const std::int64_t usual = thin_ ? kThinProbeTokens : kProbeTokens;
-    const std::int64_t length = std::min(usual, context_);
+    const std::int64_t length = std::min(kProbeTokens, context_);
     const std::int64_t rows = std::min(kProbeRows, length);
     text.running.push_back({.tokens = passage(kept, length), .rows = {{length - rows, rows}}});
     // Where a token is little more than a byte, keys and questions need more room.
     const std::int64_t room = 3 * most_answer_tokens(tokenizer_, kKeys, kKeyWords);
+    const std::int64_t usual = thin_ ? kThinProbeTokens : kProbeTokens;
     const PasskeyPrompt asked = prompt(kept, std::min(context_, std::max(usual, room)));
     Probe asking{.tokens = asked.tokens, .rows = {}};
     // What gives an answer's tokens are the rows before them.
