@@ -82,7 +82,6 @@ class HeadThinning {
 
   [[nodiscard]] LayerSigns no_signs(std::int32_t layer) const;
   void read_scores(const Layer& layer, std::int32_t index, Rows qkv, LayerSigns& signs);
-  /// The keys of a layer's thin heads cut to `width`, of forms.
   void set_keys(ThinWeights& to, std::int32_t layer, const std::vector<const KeyCut*>& cuts) const;
   void set_values(ThinWeights& to, std::int32_t layer, const HeadOutputs& outputs,
                   std::int32_t width) const;
