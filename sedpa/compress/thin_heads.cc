@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "sedpa/compress/covariance.h"
+#include "sedpa/compress/parts.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/core/hash.h"
 #include "sedpa/core/log.h"

@@ -10,7 +10,6 @@
 #include "sedpa/attention/head_plan.h"
 #include "sedpa/compress/calibration.h"
 #include "sedpa/compress/key_planes.h"
-#include "sedpa/compress/parts.h"
 #include "sedpa/compress/sensitivity.h"
 #include "sedpa/compress/thin_weights.h"
 #include "sedpa/compress/thin_widths.h"
@@ -18,6 +17,8 @@
 #include "sedpa/engine/engine.h"
 
 namespace sedpa {
+
+class Parts;
 
 /// Which heads become thin, and by how much.
 struct ThinRequest {
