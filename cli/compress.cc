@@ -45,9 +45,10 @@ constexpr std::int64_t kThinContext = 4096;
 constexpr double kProbeShare = 0.1;
 /// Each projection of a model asks for a run over the probes, so they are short.
 constexpr std::int64_t kProbeTokens = 512;
-/// Of those that ask for keys, where heads become thin: far enough for the keys to be out of sight
-/// of heads that stream.
-constexpr std::int64_t kThinProbeTokens = 1536;
+/// The probe that asks for keys, where heads become thin: long and full of keys, for what a model
+/// finds near and with ease it finds with thin heads, too.
+constexpr std::int64_t kThinProbeTokens = 4096;
+constexpr int kThinProbeKeys = 8;
 /// Rows of a probe of running text that are compared: its last ones.
 constexpr std::int64_t kProbeRows = 256;
 /// Of calibration sequences, one in so many asks for hidden keys.
@@ -133,16 +134,21 @@ class TextMaker {
       const std::int64_t count = std::max<std::int64_t>(1, options_.tokens / context_);
       for (std::int64_t i = 0; i < count; ++i) {
         const bool asks = i % kRetrievalEvery + 1 == kRetrievalEvery;
-        text.sequences.push_back(asks ? prompt(shown, context_).tokens : passage(shown, context_));
+        text.sequences.push_back(asks ? prompt(shown, context_, kKeys).tokens
+                                      : passage(shown, context_));
       }
     }
     const std::int64_t length = std::min(kProbeTokens, context_);
     const std::int64_t rows = std::min(kProbeRows, length);
     text.running.push_back({.tokens = passage(kept, length), .rows = {{length - rows, rows}}});
     // Where a token is little more than a byte, keys and questions need more room.
-    const std::int64_t room = 3 * most_answer_tokens(tokenizer_, kKeys, kKeyWords);
+    const auto room_for = [&](int count) {
+      return 3 * most_answer_tokens(tokenizer_, count, kKeyWords);
+    };
+    const int keys = thin_ && room_for(kThinProbeKeys) <= context_ ? kThinProbeKeys : kKeys;
     const std::int64_t usual = thin_ ? kThinProbeTokens : kProbeTokens;
-    const PasskeyPrompt asked = prompt(kept, std::min(context_, std::max(usual, room)));
+    const PasskeyPrompt asked =
+        prompt(kept, std::min(context_, std::max(usual, room_for(keys))), keys);
     Probe asking{.tokens = asked.tokens, .rows = {}};
     // What gives an answer's tokens are the rows before them.
     for (const HiddenKey& key : asked.keys) asking.rows.push_back({key.answer - 1, key.count});
@@ -163,9 +169,9 @@ class TextMaker {
     const auto tokens = filler.tokens(filler.random_start(count, random_), count);
     return {tokens.begin(), tokens.end()};
   }
-  PasskeyPrompt prompt(const FillerText& filler, std::int64_t tokens) {
+  PasskeyPrompt prompt(const FillerText& filler, std::int64_t tokens, int keys) {
     return make_passkey_prompt(tokenizer_, filler,
-                               {.tokens = tokens, .keys = kKeys, .words = kKeyWords}, random_);
+                               {.tokens = tokens, .keys = keys, .words = kKeyWords}, random_);
   }
 
   const Options& options_;

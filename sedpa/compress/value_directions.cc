@@ -6,8 +6,12 @@
 namespace sedpa {
 namespace {
 
-/// Of the mean diagonal of the outputs' covariance.
-constexpr double kRidge = 1e-4;
+/// Of the mean diagonal of the outputs' covariance: what draws W' to what each head could do
+/// alone, where the text shows little of them all.
+constexpr double kRidge = 1e-3;
+/// The same for the directions: only so that there is an inverse. They would turn to what the text
+/// does not show.
+constexpr double kLeastRidge = 1e-9;
 /// Steps of conjugate gradients in one head's directions.
 constexpr int kSteps = 12;
 
@@ -60,12 +64,14 @@ class Alternation {
       : group_(group),
         dim_(w.cols / (group * std::ssize(widths))),
         widths_(widths),
+        w_(w),
         own_(outputs.own),
         target_(multiply(w, outputs.cross)) {
     const double mean = mean_diagonal(own_);
-    const double ridge = mean > 0 ? kRidge * mean : 1;
-    add_to_diagonal(own_, ridge);
-    add(target_, w, ridge);
+    const double least = mean > 0 ? kLeastRidge * mean : 1;
+    ridge_ = kRidge * mean;
+    add_to_diagonal(own_, least);
+    add(target_, w, least);
     for (std::int64_t k = 0; k < std::ssize(widths); ++k) cut_.directions.push_back(first(w, k));
     fit_output();
   }
@@ -132,12 +138,35 @@ class Alternation {
     return t;
   }
 
-  /// W' = target B' (B own B')^-1, B = blockdiag(R).
+  /// W' = target B' (B own B')^-1, B = blockdiag(R), with a ridge about what each
+  /// head's numbers tell of its own outputs.
   void fit_output() {
     const Matrix half = onto_directions(own_);        // own B'
     Matrix seen = onto_directions(transposed(half));  // B own B', symmetric
-    const Matrix wanted = onto_directions(target_);
+    add_to_diagonal(seen, ridge_);
+    Matrix wanted = onto_directions(target_);
+    add(wanted, alone(), ridge_);
     cut_.output = transposed(solve(std::move(seen), transposed(wanted)));
+  }
+
+  /// W_h own_hh R' (R own_hh R')^-1, query head after query head.
+  [[nodiscard]] Matrix alone() {
+    Matrix thin(w_.rows, column(std::ssize(widths_)));
+    std::int64_t to = 0;
+    for (std::int64_t h = 0; h < w_.cols / dim_; ++h) {
+      const Matrix& r = directions(h / group_);
+      const Matrix half =
+          multiply(r, block(own_, h * dim_, dim_, h * dim_, dim_));  // R own, [width, dim]
+      Matrix seen = multiply(half, r, Transposed::right);
+      add_to_diagonal(seen, kLeastRidge * mean_diagonal(seen) + 1e-300);
+      const Matrix part =
+          multiply(columns(w_, h * dim_, dim_), solve(std::move(seen), half), Transposed::right);
+      for (std::int64_t i = 0; i < part.rows; ++i) {
+        std::copy_n(part.row(i), part.cols, thin.row(i) + to);
+      }
+      to += part.cols;
+    }
+    return thin;
   }
 
   /// The step of R_k that takes the error to its least: sum over queries a, b of (W_a' W_b) X S_ba
@@ -203,8 +232,10 @@ class Alternation {
   std::int64_t group_;
   std::int64_t dim_;
   std::span<const std::int32_t> widths_;
-  Matrix own_;     // with a ridge
-  Matrix target_;  // W cross, with W's own share of the ridge
+  const Matrix& w_;
+  Matrix own_;
+  Matrix target_;  // W cross
+  double ridge_ = 0;
   ValueCut cut_;
 };
 

@@ -28,7 +28,8 @@ inline constexpr int kValueRounds = 3;
 /// each head's best for W by itself (of all oblique projections: eigenvectors of M^1/2 S M^1/2, M =
 /// the sum of its queries' W_h' W_h, S their covariance); then W' is fitted given R, and in each
 /// round R given W' (conjugate gradients, head after head) and W' again. W [rows, query_heads *
-/// head_dim]; widths [kv_heads]. Where the text shows nothing, W counts by itself.
+/// head_dim]; widths [kv_heads]. Where the text shows little, W' stays near what makes the best of
+/// each head alone; where it shows nothing, W counts by itself.
 [[nodiscard]] ValueCut cut_values(const Matrix& w, const HeadOutputs& outputs,
                                   std::span<const std::int32_t> widths, std::int64_t group,
                                   int rounds = kValueRounds);
