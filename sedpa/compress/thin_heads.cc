@@ -111,8 +111,7 @@ void HeadThinning::run(const Parts& parts) {
   cut(parts);
 }
 
-// --- What each width costs
-// ------------------------------------------------------------------------
+// --- What each width costs -----------------------------------------------------------------------
 
 /// The trials of one round of layers at a time run through the layers behind them, so that memory
 /// does not grow with the model's depth.
@@ -221,8 +220,7 @@ void HeadThinning::add_trials(const Layer& layer, std::int32_t index, Stream& te
   }
 }
 
-// --- Widths
-// ---------------------------------------------------------------------------------------
+// --- Widths --------------------------------------------------------------------------------------
 
 /// Keys and values of each layer with heads that may become thin; without losses while those are
 /// not known.
@@ -262,8 +260,7 @@ void HeadThinning::allocate() {
   }
 }
 
-// --- Cutting
-// --------------------------------------------------------------------------------------
+// --- Cutting -------------------------------------------------------------------------------------
 
 /// All layers, one after the other: the text and the probes through both models.
 void HeadThinning::cut(const Parts& parts) {
