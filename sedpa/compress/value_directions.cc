@@ -8,7 +8,7 @@ namespace {
 
 /// Of the mean diagonal of the outputs' covariance: what draws W' to what each head could do
 /// alone, where the text shows little of them all.
-constexpr double kRidge = 1e-2;
+constexpr double kRidge = 0.1;
 /// The same for the directions: only so that there is an inverse. They would turn to what the text
 /// does not show.
 constexpr double kLeastRidge = 1e-9;
