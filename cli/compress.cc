@@ -28,6 +28,7 @@ struct Options {
   std::string output;
   std::string recipe = "calibrated";
   std::string budget;
+  std::string thin_heads;
   std::optional<double> max_kl;
   std::string type;
   std::string text;
@@ -38,10 +39,16 @@ struct Options {
 
 /// Tokens of a sequence, where nobody says otherwise.
 constexpr std::int64_t kUsualContext = 1024;
+/// The same where heads become thin: which planes of RoPE matter shows only far away.
+constexpr std::int64_t kThinContext = 4096;
 /// The last share of the text is for probes, which what inputs are gathered over never shows.
 constexpr double kProbeShare = 0.1;
 /// Each projection of a model asks for a run over the probes, so they are short.
 constexpr std::int64_t kProbeTokens = 512;
+/// The probe that asks for keys, where heads become thin: long and full of keys, for what a model
+/// finds near and with ease it finds with thin heads, too.
+constexpr std::int64_t kThinProbeTokens = 4096;
+constexpr int kThinProbeKeys = 8;
 /// Rows of a probe of running text that are compared: its last ones.
 constexpr std::int64_t kProbeRows = 256;
 /// Of calibration sequences, one in so many asks for hidden keys.
@@ -51,21 +58,26 @@ constexpr int kKeyWords = 8;
 constexpr double kUsualCut = 0.25;
 
 /// The share that "-25%" takes away.
-double parse_budget(const std::string& text) {
+double parse_budget(const char* option, const std::string& text) {
   double percent = 0;
   const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, percent);
   if (error != std::errc() || stop + 1 != end || *stop != '%' || !(percent < 0) ||
       !(percent > -100)) {
-    throw UsageError(fmt::format(
-        "--attention-parameters is '{}', expected a share to take away, such as -25%", text));
+    throw UsageError(
+        fmt::format("{} is '{}', expected a share to take away, such as -25%", option, text));
   }
   return -percent / 100;
 }
 
 CompressOptions compress_options(const Options& options) {
   CompressOptions result{.max_kl = options.max_kl, .seed = options.seed};
-  if (!options.budget.empty()) result.cut = parse_budget(options.budget);
+  if (!options.budget.empty()) {
+    result.cut = parse_budget("--attention-parameters", options.budget);
+  }
+  const bool thin = !options.thin_heads.empty();
+  // Which heads, the model's configuration tells.
+  if (thin) result.thin = {.cut = parse_budget("--thin-heads", options.thin_heads), .heads = {}};
   if (!options.type.empty()) {
     for (const Dtype dtype : {Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::q8_0}) {
       if (name(dtype) == options.type) result.type = dtype;
@@ -79,11 +91,18 @@ CompressOptions compress_options(const Options& options) {
   if (paper && options.heads.pattern.empty()) {
     throw UsageError("--recipe paper needs a --pattern: it goes by which heads retrieve");
   }
-  if (!paper && (!options.heads.pattern.empty() || options.heads.sparsity)) {
-    throw UsageError(
-        "--pattern and --sparsity mean nothing to --recipe calibrated, which measures instead");
+  if (paper && thin) {
+    throw UsageError("--thin-heads goes with --recipe calibrated: it looks at what a text shows");
   }
-  if (!paper && !result.cut && !result.max_kl) result.cut = kUsualCut;
+  if (thin && options.max_kl) {
+    throw UsageError("--max-kl bounds what factors lose: give --thin-heads a run of its own");
+  }
+  if (!paper && !thin && (!options.heads.pattern.empty() || options.heads.sparsity)) {
+    throw UsageError(
+        "--pattern and --sparsity mean nothing to --recipe calibrated, which measures instead, "
+        "unless --thin-heads asks for thin heads");
+  }
+  if (!paper && !thin && !result.cut && !result.max_kl) result.cut = kUsualCut;
   if (options.model.rope_base || options.model.rope_scaling) {
     throw UsageError(
         "--rope-freq-base and --rope-scaling are not kept in a file: give them to what "
@@ -99,8 +118,9 @@ class TextMaker {
       : options_(options),
         tokenizer_(engine.tokenizer()),
         path_(text_or_shipped(options.text)),
-        context_(options.context.value_or(
-            std::min<std::int64_t>(kUsualContext, engine.config().trained_context))),
+        thin_(!options.thin_heads.empty()),
+        context_(options.context.value_or(std::min<std::int64_t>(
+            thin_ ? kThinContext : kUsualContext, engine.config().trained_context))),
         random_(mix_seed({options.seed})) {}
 
   CalibrationText make() {
@@ -114,15 +134,21 @@ class TextMaker {
       const std::int64_t count = std::max<std::int64_t>(1, options_.tokens / context_);
       for (std::int64_t i = 0; i < count; ++i) {
         const bool asks = i % kRetrievalEvery + 1 == kRetrievalEvery;
-        text.sequences.push_back(asks ? prompt(shown, context_).tokens : passage(shown, context_));
+        text.sequences.push_back(asks ? prompt(shown, context_, kKeys).tokens
+                                      : passage(shown, context_));
       }
     }
     const std::int64_t length = std::min(kProbeTokens, context_);
     const std::int64_t rows = std::min(kProbeRows, length);
     text.running.push_back({.tokens = passage(kept, length), .rows = {{length - rows, rows}}});
     // Where a token is little more than a byte, keys and questions need more room.
-    const std::int64_t room = 3 * most_answer_tokens(tokenizer_, kKeys, kKeyWords);
-    const PasskeyPrompt asked = prompt(kept, std::min(context_, std::max(kProbeTokens, room)));
+    const auto room_for = [&](int count) {
+      return 3 * most_answer_tokens(tokenizer_, count, kKeyWords);
+    };
+    const int keys = thin_ && room_for(kThinProbeKeys) <= context_ ? kThinProbeKeys : kKeys;
+    const std::int64_t usual = thin_ ? kThinProbeTokens : kProbeTokens;
+    const PasskeyPrompt asked =
+        prompt(kept, std::min(context_, std::max(usual, room_for(keys))), keys);
     Probe asking{.tokens = asked.tokens, .rows = {}};
     // What gives an answer's tokens are the rows before them.
     for (const HiddenKey& key : asked.keys) asking.rows.push_back({key.answer - 1, key.count});
@@ -143,14 +169,15 @@ class TextMaker {
     const auto tokens = filler.tokens(filler.random_start(count, random_), count);
     return {tokens.begin(), tokens.end()};
   }
-  PasskeyPrompt prompt(const FillerText& filler, std::int64_t tokens) {
+  PasskeyPrompt prompt(const FillerText& filler, std::int64_t tokens, int keys) {
     return make_passkey_prompt(tokenizer_, filler,
-                               {.tokens = tokens, .keys = kKeys, .words = kKeyWords}, random_);
+                               {.tokens = tokens, .keys = keys, .words = kKeyWords}, random_);
   }
 
   const Options& options_;
   const Tokenizer& tokenizer_;
   std::string path_;
+  bool thin_;  // heads are to become thin
   std::int64_t context_;
   Random random_;
 };
@@ -173,43 +200,80 @@ std::string rank_line(const CompressResult& result, std::size_t projection, cons
   return fmt::format("  {:<8}ranks {}, {} whole\n", label, range, whole);
 }
 
+/// "keys 32 to 64, values 16 to 64 of 64": what became of the heads that are thin now.
+std::string width_line(const Engine& engine, const CompressResult& result) {
+  HeadWidths least = result.widths.front();
+  HeadWidths most = least;
+  for (const HeadWidths& widths : result.widths) {
+    least = {.key = std::min(least.key, widths.key), .value = std::min(least.value, widths.value)};
+    most = {.key = std::max(most.key, widths.key), .value = std::max(most.value, widths.value)};
+  }
+  return fmt::format("{} to {} numbers of keys, {} to {} of values instead of {}", least.key,
+                     most.key, least.value, most.value, engine.config().head_dim);
+}
+
+double change(std::int64_t before, std::int64_t after) {
+  return static_cast<double>(after) / static_cast<double>(before) - 1;
+}
+
+void report_json(const Options& options, const Engine& engine, const CompressResult& result,
+                 double seconds) {
+  ordered_json line = {
+      {"model", engine.model_path()},
+      {"output", options.output},
+      {"recipe", options.recipe},
+      {"device", engine.device()},
+      {"threads", engine.threads()},
+      {"attention_parameters_before", result.attention_before},
+      {"attention_parameters", result.attention_after},
+      {"attention_parameters_change", change(result.attention_before, result.attention_after)},
+      {"parameters_before", result.parameters_before},
+      {"parameters", result.parameters_after},
+      {"parameters_change", change(result.parameters_before, result.parameters_after)},
+      {"ranks", result.ranks},
+      {"expected_kl", result.expected_kl},
+      {"kl_running", result.kl_running},
+      {"kl_retrieving", result.kl_retrieving},
+      {"seed", options.seed},
+      {"resumed", result.resumed},
+      {"seconds", seconds},
+      {"peak_bytes", peak_resident_memory()}};
+  if (!result.widths.empty()) {
+    std::vector<std::int32_t> keys;
+    std::vector<std::int32_t> values;
+    for (const HeadWidths& widths : result.widths) {
+      keys.push_back(widths.key);
+      values.push_back(widths.value);
+    }
+    line["thin_kv_bytes_before"] = result.kv_bytes_before;
+    line["thin_kv_bytes"] = result.kv_bytes_after;
+    line["thin_kv_bytes_change"] = change(result.kv_bytes_before, result.kv_bytes_after);
+    line["key_widths"] = keys;
+    line["value_widths"] = values;
+  }
+  print_json(line);
+}
+
 void report(const Options& options, const Engine& engine, const CompressResult& result,
             double seconds) {
-  const auto share = [](std::int64_t before, std::int64_t after) {
-    return static_cast<double>(after) / static_cast<double>(before) - 1;
-  };
-  const double attention = share(result.attention_before, result.attention_after);
-  const double all = share(result.parameters_before, result.parameters_after);
-  if (options.model.json) {
-    print_json({{"model", engine.model_path()},
-                {"output", options.output},
-                {"recipe", options.recipe},
-                {"device", engine.device()},
-                {"threads", engine.threads()},
-                {"attention_parameters_before", result.attention_before},
-                {"attention_parameters", result.attention_after},
-                {"attention_parameters_change", attention},
-                {"parameters_before", result.parameters_before},
-                {"parameters", result.parameters_after},
-                {"parameters_change", all},
-                {"ranks", result.ranks},
-                {"expected_kl", result.expected_kl},
-                {"kl_running", result.kl_running},
-                {"kl_retrieving", result.kl_retrieving},
-                {"seed", options.seed},
-                {"resumed", result.resumed},
-                {"seconds", seconds},
-                {"peak_bytes", peak_resident_memory()}});
-    return;
-  }
+  if (options.model.json) return report_json(options, engine, result, seconds);
   std::string text = fmt::format(
       "{}: {} attention parameters instead of {} ({:+.1f} %), {} instead of {} in all ({:+.1f} %), "
       "{:.1f} s here\n",
-      options.output, result.attention_after, result.attention_before, 100 * attention,
-      result.parameters_after, result.parameters_before, 100 * all, seconds);
+      options.output, result.attention_after, result.attention_before,
+      100 * change(result.attention_before, result.attention_after), result.parameters_after,
+      result.parameters_before, 100 * change(result.parameters_before, result.parameters_after),
+      seconds);
+  if (!result.widths.empty()) {
+    text += fmt::format(
+        "  heads   {} bytes of keys and values a token instead of {} ({:+.1f} %) where they "
+        "became thin: {}\n",
+        result.kv_bytes_after, result.kv_bytes_before,
+        100 * change(result.kv_bytes_before, result.kv_bytes_after), width_line(engine, result));
+  }
   std::size_t projection = 0;
   for (const char* label : {"query", "key", "value", "output"}) {
-    text += rank_line(result, projection++, label);
+    if (!result.ranks.empty()) text += rank_line(result, projection++, label);
   }
   text += fmt::format(
       "Divergence from the original: {:.4f} on running text, {:.4f} where it "
@@ -223,6 +287,7 @@ void run(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
   const auto engine = open_engine(options.model);
   if (options.recipe == "paper") wanted.published = plan_heads(options.heads, *engine).plan;
+  if (wanted.thin) wanted.thin->heads = plan_heads(options.heads, *engine).plan;
   const CalibrationText text = TextMaker(*engine, options).make();
   engine->check_memory(plan_compression(*engine, text, wanted), "use fewer --calibration-tokens");
   show_notes();
@@ -242,7 +307,9 @@ void run(const Options& options) {
 void add_compress(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App& command = *app.add_subcommand(
-      "compress", "store the attention projections as low-rank factors, in a file of their own");
+      "compress",
+      "store the attention projections as low-rank factors, or KV heads with fewer numbers, in a "
+      "file of their own");
   add_model_options(command, options->model);
   const std::string group = "Compression";
   command.add_option("-o,--output", options->output, "the file, or directory, to write")
@@ -264,14 +331,21 @@ void add_compress(CLI::App& app) {
                   "floor and exceptions")
       ->type_name("-P%")
       ->group(group);
+  command
+      .add_option("--thin-heads", options->thin_heads,
+                  "the share to take away of the bytes that a token's keys and values take in the "
+                  "cache: all heads' or, with --pattern, the retrieval heads', which alone become "
+                  "thin then; factors are made besides only where --attention-parameters asks for "
+                  "them, a share of what is left")
+      ->type_name("-P%")
+      ->group(group);
   CLI::Option* pattern =
       command
           .add_option("--pattern", options->heads.pattern,
-                      "paper: attention pattern that says which KV heads retrieve")
+                      "paper, --thin-heads: attention pattern that says which KV heads retrieve")
           ->type_name("DIR")
           ->group(group);
-  command
-      .add_option("--sparsity", options->heads.sparsity, "paper: share of them that do not; 0.5")
+  command.add_option("--sparsity", options->heads.sparsity, "share of them that do not; 0.5")
       ->check(share())
       ->needs(pattern)
       ->type_name("S")
@@ -284,7 +358,7 @@ void add_compress(CLI::App& app) {
       ->group(group);
   command
       .add_option("--type", options->type,
-                  "of the factors; default: the model's own, q8_0 for quantised ones")
+                  "of the new matrices; default: the model's own, q8_0 for quantised ones")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}))
       ->type_name("f32|f16|bf16|q8_0")
       ->group(group);
@@ -299,7 +373,9 @@ void add_compress(CLI::App& app) {
       ->capture_default_str()
       ->type_name("N")
       ->group(group);
-  command.add_option("--context", options->context, "tokens of a sequence; default: 1024")
+  command
+      .add_option("--context", options->context,
+                  "tokens of a sequence; default: 1024, 4096 for --thin-heads")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
       ->type_name("N")
       ->group(group);
@@ -310,6 +386,7 @@ void add_compress(CLI::App& app) {
   add_examples(command,
                {"sedpa compress -m model.gguf -o smaller.gguf --attention-parameters -25%",
                 "sedpa compress -m model.gguf -o smaller.gguf --max-kl 0.02 --text books/",
+                "sedpa compress -m model.gguf -o thin.gguf --thin-heads -25% --pattern pattern",
                 "sedpa compress -m model.gguf -o published.gguf --recipe paper --pattern pattern",
                 "sedpa generate -m smaller.gguf -p 'Once upon a time'"});
   command.callback([options] { run(*options); });

@@ -15,11 +15,29 @@ namespace {
 /// Rows of logits at once.
 constexpr std::int64_t kLogitRows = 64;
 
-KvGeometry geometry_of(const ModelConfig& config, std::int64_t max_tokens) {
-  return {.plan = HeadPlan::uniform(1, config.kv_heads, config.native_class()),
-          .context = max_tokens,
-          .head_dim = config.head_dim,
-          .dtype = KvDtype::f16};
+/// Of one layer, all its heads whole.
+KvGeometry geometry_of(const ModelConfig& config, const HeadPlan& heads, std::int32_t layer,
+                       std::int64_t max_tokens) {
+  KvGeometry geometry{
+      .plan = heads, .context = max_tokens, .head_dim = config.head_dim, .dtype = KvDtype::f16};
+  geometry.plan.layers = {heads.layers[static_cast<std::size_t>(layer)]};
+  return geometry;
+}
+
+/// Bytes of a class's arena that any layer fits into.
+std::size_t arena_bytes(const ModelConfig& config, const HeadPlan& heads, int head_class,
+                        std::int64_t max_tokens) {
+  std::size_t most = 0;
+  for (std::int32_t i = 0; i < config.layers; ++i) {
+    most = std::max(most, geometry_of(config, heads, i, max_tokens).arena_bytes(head_class));
+  }
+  return most;
+}
+
+std::vector<std::int64_t> lengths_of(const std::vector<std::span<const std::int32_t>>& sequences) {
+  std::vector<std::int64_t> lengths;
+  for (const auto& sequence : sequences) lengths.push_back(std::ssize(sequence));
+  return lengths;
 }
 
 }  // namespace
@@ -59,19 +77,24 @@ ModelConfig with_useful_ranks(ModelConfig config) {
   return config;
 }
 
-std::size_t LayerRunner::bytes(const Ops& ops, const ModelConfig& config, std::int64_t max_tokens) {
-  const KvGeometry geometry = geometry_of(config, max_tokens);
-  return ops.scratch_bytes(forward_plan(config, max_tokens, max_tokens, geometry.plan)) +
-         geometry.bytes() + Activations::bytes(config, max_tokens, 0);
+std::size_t LayerRunner::bytes(const Ops& ops, const ModelConfig& config, const HeadPlan& heads,
+                               std::int64_t max_tokens) {
+  return ops.scratch_bytes(forward_plan(config, max_tokens, max_tokens, heads)) +
+         arena_bytes(config, heads, kRetrieval, max_tokens) +
+         arena_bytes(config, heads, kStreaming, max_tokens) +
+         Activations::bytes(config, max_tokens, 0);
 }
 
-LayerRunner::LayerRunner(Ops& ops, const ModelConfig& config, std::int64_t max_tokens)
+LayerRunner::LayerRunner(Ops& ops, const ModelConfig& config, const HeadPlan& heads,
+                         std::int64_t max_tokens)
     : ops_(ops),
       config_(config),
-      geometry_(geometry_of(config, max_tokens)),
-      arenas_{ops.allocate(geometry_.arena_bytes(0)), ops.allocate(geometry_.arena_bytes(1))},
+      heads_(heads),
+      max_tokens_(max_tokens),
+      arenas_{ops.allocate(arena_bytes(config, heads, kRetrieval, max_tokens)),
+              ops.allocate(arena_bytes(config, heads, kStreaming, max_tokens))},
       activations_(Activations::make(config, max_tokens, 0, ops)) {
-  ops.reserve(forward_plan(config, max_tokens, max_tokens, geometry_.plan));
+  ops.reserve(forward_plan(config, max_tokens, max_tokens, heads));
 }
 
 void LayerRunner::embed(const WeightSource& source, std::span<const std::int32_t> tokens, Rows x) {
@@ -96,13 +119,14 @@ Rows LayerRunner::normed(const Layer& layer, Rows x) {
   return h;
 }
 
-Rows LayerRunner::attend(const Layer& layer, std::span<const std::int32_t> tokens, Rows x) {
+Rows LayerRunner::attend(const Layer& layer, std::int32_t index,
+                         std::span<const std::int32_t> tokens, Rows x) {
   const auto chunk = [&](Rows rows) { return rows.range(0, x.rows); };
   const LayerShape& shape = layer.shape;
   const Rows qkv = chunk(activations_.qkv).columns(0, shape.qkv_cols);
   const Rows o = chunk(activations_.o).columns(0, shape.out_cols);
   // Always empty: a sequence is one chunk. Rows no wider than the arenas have room for.
-  KvGeometry geometry = geometry_;
+  KvGeometry geometry = geometry_of(config_, heads_, index, max_tokens_);
   for (const HeadColumns& head : shape.heads) {
     geometry.widths.push_back({.key = head.key_dim, .value = head.value_dim});
   }
@@ -120,6 +144,38 @@ void LayerRunner::finish(const Layer& layer, Rows x, Rows o, Rows out) {
   project_mlp(ops_, config_, layer, x, o, out, chunk(activations_.h), chunk(activations_.gate_up));
   ops_.swiglu(chunk(activations_.gate_up), chunk(activations_.act));
   ops_.linear_add(layer.down, chunk(activations_.act), out, out);
+}
+
+Stream::Stream(Ops& ops, const ModelView& model, LayerRunner& runner,
+               std::vector<std::span<const std::int32_t>> tokens)
+    : runner_(runner),
+      tokens_(std::move(tokens)),
+      lengths_(lengths_of(tokens_)),
+      rows_(ops, lengths_, model.config.width) {
+  for (std::size_t i = 0; i < tokens_.size(); ++i) {
+    runner.embed(model.weights, tokens_[i], rows_.of(i));
+  }
+}
+
+void Stream::pass(const Layer& layer, std::int32_t index, const RowStore& from, const RowStore& to,
+                  const std::function<void()>& step) const {
+  for (std::size_t i = 0; i < tokens_.size(); ++i) {
+    step();
+    const Rows o = runner_.attend(layer, index, tokens_[i], from.of(i));
+    runner_.finish(layer, from.of(i), o, to.of(i));
+  }
+}
+
+std::vector<std::span<const std::int32_t>> sequence_tokens(const CalibrationText& text) {
+  return {text.sequences.begin(), text.sequences.end()};
+}
+
+std::vector<std::span<const std::int32_t>> probe_tokens(const CalibrationText& text) {
+  std::vector<std::span<const std::int32_t>> all;
+  for (const auto* probes : {&text.running, &text.retrieving}) {
+    for (const Probe& probe : *probes) all.emplace_back(probe.tokens);
+  }
+  return all;
 }
 
 OutputHead::OutputHead(Ops& ops, const ModelConfig& config, const WeightSource& source)
@@ -174,6 +230,35 @@ double mean_kl(std::span<const float> p, std::span<const float> q, std::int64_t 
   double sum = 0;
   for (const double value : divergence) sum += value;
   return rows > 0 ? sum / static_cast<double>(rows) : 0;
+}
+
+ProbeComparison::ProbeComparison(Ops& ops, const ModelView& model, const CalibrationText& text,
+                                 const RowStore& original, ThreadPool& pool)
+    : text_(text),
+      vocabulary_(model.config.vocab_size),
+      head_(ops, model.config, model.weights),
+      pool_(pool) {
+  logits(original, true, expected_[0]);
+  logits(original, false, expected_[1]);
+}
+
+Divergence ProbeComparison::of(const RowStore& rows) {
+  Divergence divergence;
+  logits(rows, true, found_);
+  divergence.running = mean_kl(expected_[0], found_, vocabulary_, pool_);
+  logits(rows, false, found_);
+  divergence.retrieving = mean_kl(expected_[1], found_, vocabulary_, pool_);
+  return divergence;
+}
+
+void ProbeComparison::logits(const RowStore& rows, bool running, std::vector<float>& out) {
+  out.clear();
+  const std::vector<Probe>& probes = running ? text_.running : text_.retrieving;
+  std::size_t index = running ? 0 : text_.running.size();
+  for (const Probe& probe : probes) {
+    for (const RowRange& range : probe.rows) head_.logits(rows.of(index), range, out);
+    ++index;
+  }
 }
 
 }  // namespace sedpa

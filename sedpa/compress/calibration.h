@@ -42,6 +42,13 @@ struct CalibrationText {
 /// The configuration with room for factors of every rank that compression may choose.
 [[nodiscard]] ModelConfig with_useful_ranks(ModelConfig config);
 
+/// A model as compression has it at some point: the one of the files, or one that is thin already.
+struct ModelView {
+  const ModelConfig& config;  // with room for every rank that may be chosen
+  const WeightSource& weights;
+  const HeadPlan& heads;  // which of its KV heads stream while it is looked at
+};
+
 /// Sequences' rows of one width, one after the other in a backend's memory.
 class RowStore {
  public:
@@ -58,18 +65,25 @@ class RowStore {
 class LayerRunner {
  public:
   /// Reserves the backend for sequences of up to `max_tokens`: sessions made before must not be
-  /// used after. config.max_rank bounds the layers' factors. `ops` must outlive it.
-  LayerRunner(Ops& ops, const ModelConfig& config, std::int64_t max_tokens);
+  /// used after. config.max_rank bounds the layers' factors. `heads` says which heads stream.
+  /// `ops` must outlive it.
+  LayerRunner(Ops& ops, const ModelConfig& config, const HeadPlan& heads, std::int64_t max_tokens);
   /// Exactly the bytes that the constructor allocates and reserves.
   [[nodiscard]] static std::size_t bytes(const Ops& ops, const ModelConfig& config,
-                                         std::int64_t max_tokens);
+                                         const HeadPlan& heads, std::int64_t max_tokens);
 
   /// x [tokens, width] = the tokens' embeddings. Throws Error for an id outside the vocabulary.
   void embed(const WeightSource& source, std::span<const std::int32_t> tokens, Rows x);
   /// The norm that the projections of heads read. x, result [n, width]; until the next call.
   [[nodiscard]] Rows normed(const Layer& layer, Rows x);
-  /// What attention makes of x: [n, layer.shape.out_cols]; until the next call.
-  [[nodiscard]] Rows attend(const Layer& layer, std::span<const std::int32_t> tokens, Rows x);
+  /// What attention makes of x in layer `index`: [n, layer.shape.out_cols]; until the next call.
+  [[nodiscard]] Rows attend(const Layer& layer, std::int32_t index,
+                            std::span<const std::int32_t> tokens, Rows x);
+  /// The rotated queries, the keys and the values that it was made of, [n, layer.shape.qkv_cols];
+  /// until the next call.
+  [[nodiscard]] Rows projected(const Layer& layer, std::int64_t tokens) const {
+    return activations_.qkv.range(0, tokens).columns(0, layer.shape.qkv_cols);
+  }
   /// The rest of the layer: out = the layer's output for its input x and attention's o. out may be
   /// x.
   void finish(const Layer& layer, Rows x, Rows o, Rows out);
@@ -77,10 +91,47 @@ class LayerRunner {
  private:
   Ops& ops_;
   ModelConfig config_;
-  KvGeometry geometry_;  // of one layer, as wide as any
+  HeadPlan heads_;
+  std::int64_t max_tokens_;
   std::array<Buffer, kHeadClasses> arenas_;
   Activations activations_;
 };
+
+/// Sequences on their way through a model's layers.
+class Stream {
+ public:
+  /// Begins with the tokens' embeddings. `runner` must outlive it.
+  Stream(Ops& ops, const ModelView& model, LayerRunner& runner,
+         std::vector<std::span<const std::int32_t>> tokens);
+
+  [[nodiscard]] std::size_t size() const { return tokens_.size(); }
+  [[nodiscard]] std::span<const std::int32_t> tokens(std::size_t i) const { return tokens_[i]; }
+  [[nodiscard]] const std::vector<std::int64_t>& lengths() const { return lengths_; }
+  [[nodiscard]] const RowStore& rows() const { return rows_; }
+  [[nodiscard]] Rows of(std::size_t i) const { return rows_.of(i); }
+  [[nodiscard]] LayerRunner& runner() const { return runner_; }
+  /// What attention makes of a sequence that stands before layer `index`.
+  [[nodiscard]] Rows attend(const Layer& layer, std::int32_t index, std::size_t i) const {
+    return runner_.attend(layer, index, tokens_[i], of(i));
+  }
+  /// Takes all sequences through layer `index`, from `from` to `to`; `step` is called for each.
+  void pass(const Layer& layer, std::int32_t index, const RowStore& from, const RowStore& to,
+            const std::function<void()>& step) const;
+  void pass(const Layer& layer, std::int32_t index, const std::function<void()>& step) const {
+    pass(layer, index, rows_, rows_, step);
+  }
+
+ private:
+  LayerRunner& runner_;
+  std::vector<std::span<const std::int32_t>> tokens_;
+  std::vector<std::int64_t> lengths_;
+  RowStore rows_;
+};
+
+/// The tokens of all sequences, or of all probes: running text first, then retrieval.
+[[nodiscard]] std::vector<std::span<const std::int32_t>> sequence_tokens(
+    const CalibrationText& text);
+[[nodiscard]] std::vector<std::span<const std::int32_t>> probe_tokens(const CalibrationText& text);
 
 /// The last norm and the output matrix: from a model's last rows to distributions.
 class OutputHead {
@@ -99,5 +150,32 @@ class OutputHead {
 /// The mean of KL(p || q) over rows, natural logarithm; p, q logits [rows, vocabulary].
 [[nodiscard]] double mean_kl(std::span<const float> p, std::span<const float> q,
                              std::int64_t vocabulary, ThreadPool& pool);
+
+/// KL divergences of next tokens from the original model's.
+struct Divergence {
+  double running = 0;
+  double retrieving = 0;
+
+  [[nodiscard]] double mean() const { return (running + retrieving) / 2; }
+};
+
+/// Compares models by the rows that stand behind their last layers, of the probes of a text.
+class ProbeComparison {
+ public:
+  /// `original`: the original model's rows; they are not needed any more afterwards.
+  ProbeComparison(Ops& ops, const ModelView& model, const CalibrationText& text,
+                  const RowStore& original, ThreadPool& pool);
+  [[nodiscard]] Divergence of(const RowStore& rows);
+
+ private:
+  void logits(const RowStore& rows, bool running, std::vector<float>& out);
+
+  const CalibrationText& text_;
+  std::int64_t vocabulary_;
+  OutputHead head_;
+  ThreadPool& pool_;
+  std::array<std::vector<float>, 2> expected_;  // running, retrieving: [rows, vocabulary]
+  std::vector<float> found_;
+};
 
 }  // namespace sedpa

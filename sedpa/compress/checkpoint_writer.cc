@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -11,6 +12,7 @@
 #include "sedpa/format/gguf_writer.h"
 #include "sedpa/format/json.h"
 #include "sedpa/format/mapped_file.h"
+#include "sedpa/format/quant_blocks.h"
 
 namespace sedpa {
 namespace {
@@ -19,6 +21,7 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 constexpr std::string_view kPrefix = "sedpa.compress.";
+constexpr std::string_view kThinPrefix = "sedpa.thin.";
 
 /// Every matrix of the model by the name of its tensor.
 std::map<std::string, Place> matrix_places(const Checkpoint& checkpoint, const ModelConfig& c) {
@@ -44,16 +47,39 @@ GgufWriter::RowSource row_source(const WeightSource& weights, const Place& place
   };
 }
 
-/// All tensors in the order of the files: matrices and factors from `weights`, others as they are.
+/// Biases of thin heads by the name of their tensor: those of whole heads are copied.
+std::map<std::string, Place> thin_bias_places(const Checkpoint& checkpoint, const ModelConfig& c) {
+  std::map<std::string, Place> places;
+  if (c.thin.empty()) return places;
+  for (std::int32_t i = 0; i < c.layers; ++i) {
+    const auto all = attention_places(c, i);
+    for (const Place& place : std::span(all).first(3)) {
+      places.emplace(checkpoint.bias_name(place.role, i), place);
+    }
+  }
+  return places;
+}
+
+/// All tensors in the order of the files: matrices, factors and biases of thin heads from
+/// `weights`, others as they are.
 template <class Writer>
-void add_tensors(const Engine& engine, const WeightSource& weights, Writer& writer) {
-  const Checkpoint& checkpoint = engine.checkpoint();
-  const auto places = matrix_places(checkpoint, engine.config());
+void add_tensors(const Checkpoint& checkpoint, const ModelConfig& config,
+                 const WeightSource& weights, Writer& writer) {
+  const auto places = matrix_places(checkpoint, config);
+  const auto biases = thin_bias_places(checkpoint, config);
   const auto add_matrix = [&](const std::string& name, const Place& place) {
     writer.add_tensor(name, weights.dtype(place), {place.rows, place.cols},
                       row_source(weights, place));
   };
   for (const TensorInfo& tensor : checkpoint.tensors()) {
+    if (const auto bias = biases.find(tensor.name); bias != biases.end()) {
+      const auto numbers = std::make_shared<const std::vector<float>>(weights.bias(bias->second));
+      writer.add_tensor(tensor.name, tensor.dtype, {std::ssize(*numbers)},
+                        [numbers, type = tensor.dtype](std::int64_t, std::span<std::byte> out) {
+                          quantize_row(type, numbers->data(), std::ssize(*numbers), out.data());
+                        });
+      continue;
+    }
     const auto found = places.find(tensor.name);
     if (found == places.end()) {
       writer.add_tensor(tensor.name, tensor.dtype, tensor.shape, tensor.data);
@@ -68,6 +94,19 @@ void add_tensors(const Engine& engine, const WeightSource& weights, Writer& writ
       add_matrix(checkpoint.tensor_name(place.role, place.layer, Factor::b), place.factor_b(rank));
     }
   }
+}
+
+/// What a file says of thin heads, by the names of a directory's config.
+std::vector<std::pair<std::string, std::vector<std::int64_t>>> thin_fields(const ThinHeads& thin) {
+  std::vector<std::int64_t> keys;
+  std::vector<std::int64_t> values;
+  for (const HeadWidths& widths : thin.widths) {
+    keys.push_back(widths.key);
+    values.push_back(widths.value);
+  }
+  return {{"key_widths", std::move(keys)},
+          {"value_widths", std::move(values)},
+          {"rope_planes", {thin.rope_planes.begin(), thin.rope_planes.end()}}};
 }
 
 void add_origin(GgufWriter& writer, const ordered_json& origin) {
@@ -85,14 +124,14 @@ void add_origin(GgufWriter& writer, const ordered_json& origin) {
   }
 }
 
-void write_gguf(const Engine& engine, const WeightSource& weights, const ordered_json& origin,
-                const std::string& output) {
-  const ModelConfig& config = engine.config();
+void write_gguf(const Engine& engine, const ModelConfig& config, const WeightSource& weights,
+                const ordered_json& origin, const std::string& output) {
   const GgufFile& file = *engine.checkpoint().gguf();
   GgufWriter writer;
   const std::string prefix = file.require_string("general.architecture") + ".";
   for (GgufMetadata entry : file.metadata()) {
-    if (entry.key.starts_with("split.")) continue;
+    if (entry.key.starts_with("split.") || entry.key.starts_with(kThinPrefix)) continue;
+    if (entry.key.starts_with(kPrefix)) entry.key.insert(kPrefix.size(), "thin.");
     if (engine.has_adapters() && entry.key == prefix + "context_length") {
       entry = {entry.key, GgufType::u32, GgufType::u32,
                static_cast<std::uint64_t>(config.trained_context)};
@@ -101,13 +140,19 @@ void write_gguf(const Engine& engine, const WeightSource& weights, const ordered
     }
     writer.add(std::move(entry));
   }
+  if (!config.thin.empty()) {
+    for (auto& [name, numbers] : thin_fields(config.thin)) {
+      writer.add_i32s(std::string(kThinPrefix) + name, std::move(numbers));
+    }
+  }
   add_origin(writer, origin);
-  add_tensors(engine, weights, writer);
+  add_tensors(engine.checkpoint(), config, weights, writer);
   writer.write(output);
 }
 
 /// config.json with what was changed.
-std::string changed_config(const Engine& engine, const ordered_json& origin) {
+std::string changed_config(const Engine& engine, const ModelConfig& model,
+                           const ordered_json& origin) {
   const fs::path path = fs::path(engine.model_path()) / "config.json";
   const MappedFile file = MappedFile::open(path.string());
   const auto bytes = file.bytes();
@@ -119,7 +164,14 @@ std::string changed_config(const Engine& engine, const ordered_json& origin) {
     const bool newer = config.contains("rope_parameters") && config["rope_parameters"].is_object();
     (newer ? config["rope_parameters"] : config)["rope_theta"] = engine.config().rope_base;
   }
-  config["sedpa_compress"] = origin;
+  if (!model.thin.empty()) {
+    ordered_json& thin = config["sedpa_thin_heads"] = ordered_json::object();
+    for (const auto& [name, numbers] : thin_fields(model.thin)) thin[name] = numbers;
+  }
+  const auto before = config.find("sedpa_compress");
+  ordered_json said = origin;
+  if (before != config.end()) said["thin"] = *before;
+  config["sedpa_compress"] = said;
   return config.dump(2) + "\n";
 }
 
@@ -128,8 +180,8 @@ bool is_weights(const fs::path& path) {
          path.filename().string().ends_with(".index.json");
 }
 
-void write_directory(const Engine& engine, const WeightSource& weights, const ordered_json& origin,
-                     const std::string& output) {
+void write_directory(const Engine& engine, const ModelConfig& model, const WeightSource& weights,
+                     const ordered_json& origin, const std::string& output) {
   const fs::path to = output + ".tmp";
   std::error_code error;
   fs::remove_all(to, error);
@@ -141,11 +193,11 @@ void write_directory(const Engine& engine, const WeightSource& weights, const or
       fs::copy_file(entry.path(), to / entry.path().filename());
     }
     AtomicFile config((to / "config.json").string());
-    config.write(changed_config(engine, origin));
+    config.write(changed_config(engine, model, origin));
     config.commit();
     SafetensorsWriter writer;
     writer.add_metadata("format", "pt");  // what transformers asks for
-    add_tensors(engine, weights, writer);
+    add_tensors(engine.checkpoint(), model, weights, writer);
     writer.write((to / "model.safetensors").string());
     fs::rename(to, output);
   } catch (const fs::filesystem_error& failure) {
@@ -159,13 +211,13 @@ void write_directory(const Engine& engine, const WeightSource& weights, const or
 
 }  // namespace
 
-void write_checkpoint(const Engine& engine, const WeightSource& weights,
+void write_checkpoint(const Engine& engine, const ModelConfig& config, const WeightSource& weights,
                       const std::string& origin_json, const std::string& output) {
   const auto origin = ordered_json::parse(origin_json);
   if (engine.checkpoint().gguf() != nullptr) {
-    write_gguf(engine, weights, origin, output);
+    write_gguf(engine, config, weights, origin, output);
   } else {
-    write_directory(engine, weights, origin, output);
+    write_directory(engine, config, weights, origin, output);
   }
 }
 

@@ -5,19 +5,18 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "sedpa/compress/checkpoint_writer.h"
 #include "sedpa/compress/covariance.h"
 #include "sedpa/compress/factored_weights.h"
 #include "sedpa/compress/low_rank.h"
+#include "sedpa/compress/parts.h"
 #include "sedpa/compress/published.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/core/hash.h"
 #include "sedpa/core/log.h"
 #include "sedpa/core/thread_pool.h"
-#include "sedpa/format/atomic_file.h"
-#include "sedpa/format/json.h"
-#include "sedpa/format/mapped_file.h"
 
 namespace sedpa {
 namespace {
@@ -50,46 +49,35 @@ class Compression {
       : engine_(engine),
         ops_(engine.ops()),
         config_(with_useful_ranks(engine.config())),
+        heads_(options.thin ? options.thin->heads : engine.full_plan()),
         text_(text),
         options_(options),
         output_(without_slash(output)),
-        parts_(output_ + ".parts"),
         progress_(progress),
         type_(factor_type(engine, options)),
         places_(all_attention_places(config_)),
         step_(std::max<std::int64_t>(kRankStep, block_size(type_))),
         pool_(engine.threads()) {
-    for (const Place& place : places_) {
-      result_.attention_before += place.rows * place.cols;
-    }
+    result_.attention_before = numbers();
     result_.parameters_before = engine.weight_plan().parameters;
     check();
+    if (options.thin) {
+      thinning_.emplace(engine, config_, text, *options.thin, options.type, progress);
+    }
   }
 
   CompressResult run() {
-    open_parts();
-    choices_ = losses();
-    double allowed = options_.max_kl.value_or(0);
-    for (int attempt = 1;; ++attempt) {
-      const Allocation allocation = allocate(allowed);
-      result_.ranks = allocation.ranks;
-      result_.attention_after = allocation.numbers;
-      if (!options_.published) result_.expected_kl = allocation.loss;
-      factorize();
-      const double kl = (result_.kl_running + result_.kl_retrieving) / 2;
-      if (!options_.max_kl || kl <= *options_.max_kl) break;
-      if (attempt == kAttempts) {
-        fail("a divergence of {} was reached, but {} is allowed; use a larger --max-kl", kl,
-             *options_.max_kl);
-      }
-      // Single cuts add up to less than what they do together.
-      allowed *= 0.9 * *options_.max_kl / kl;
-    }
-    result_.parameters_after =
-        result_.parameters_before - result_.attention_before + result_.attention_after;
-    write_checkpoint(engine_, *weights_, origin().dump(), output_);
+    parts_.emplace(output_ + ".parts", settings());
+    result_.resumed = parts_->resumed();
+    if (thinning_) make_thin();
+    if (options_.makes_factors()) make_factors();
+    const WeightSource* const last = weights_ ? weights_.get() : &model().weights;
+    const WeightPlan plan = plan_weights(model().config, *last, ops_);
+    result_.parameters_after = plan.parameters;
+    result_.attention_after = plan.attention_parameters;
+    write_checkpoint(engine_, model().config, *last, origin().dump(), output_);
     weights_.reset();
-    fs::remove_all(parts_);
+    parts_->remove();
     return result_;
   }
 
@@ -121,7 +109,7 @@ class Compression {
     if (engine_.checkpoint().gguf() == nullptr && block_size(type_) > 1) {
       fail("--type is {}, expected f32, f16 or bf16: safetensors files have no other", name(type_));
     }
-    if (options_.cut) check_budget();
+    if (options_.cut && !options_.thin) check_budget();
     if (options_.published) return;
     const std::int64_t rank = std::max<std::int64_t>(config_.width, config_.attention().out_cols());
     if (text_.tokens() < rank) {
@@ -145,66 +133,66 @@ class Compression {
     if (options_.published) all["heads"] = options_.published->fingerprint();
     if (options_.cut) all["cut"] = *options_.cut;
     if (options_.max_kl) all["max_kl"] = *options_.max_kl;
+    if (options_.thin) {
+      all["thin_heads"] = options_.thin->cut;
+      all["heads"] = options_.thin->heads.fingerprint();
+    }
     return all;
   }
 
-  [[nodiscard]] std::string recipe() const { return options_.published ? "paper" : "calibrated"; }
-
-  [[nodiscard]] static json read_json(const fs::path& path) {
-    const MappedFile file = MappedFile::open(path.string());
-    const auto bytes = file.bytes();
-    return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path.string(),
-                      std::size_t{256} << 20);
+  [[nodiscard]] std::string recipe() const {
+    if (!options_.makes_factors()) return "thin-heads";
+    return options_.published ? "paper" : "calibrated";
   }
 
-  static void write_json(const fs::path& path, const json& object) {
-    AtomicFile file(path.string());
-    file.write(object.dump());
-    file.commit();
+  // --- Thin heads -------------------------------------------------------------------------------
+
+  /// The model that factors are made of.
+  [[nodiscard]] ModelView model() const {
+    if (thinning_) return {thinning_->config(), thinning_->weights(), heads_};
+    return {config_, engine_.weights(), heads_};
+  }
+  /// Of all attention projections.
+  [[nodiscard]] std::int64_t numbers() const {
+    std::int64_t sum = 0;
+    for (const Place& place : places_) sum += place.rows * place.cols;
+    return sum;
   }
 
-  void open_parts() {
-    std::error_code error;
-    fs::create_directory(parts_, error);
-    if (error) fail("{}: cannot make the directory: {}", parts_.string(), error.message());
-    const fs::path path = parts_ / "settings.json";
-    if (!fs::exists(path)) return write_json(path, settings());
-    if (read_json(path) != settings()) {
-      fail(
-          "{}: holds parts of a run with another model, text or options; remove it, or choose "
-          "another output",
-          parts_.string());
-    }
-    result_.resumed = true;
+  void make_thin() {
+    thinning_->run(*parts_);
+    places_ = all_attention_places(thinning_->config());
+    result_.widths = thinning_->config().thin.widths;
+    result_.kv_bytes_before = thinning_->kv_bytes_before();
+    result_.kv_bytes_after = thinning_->kv_bytes();
+    result_.kl_running = thinning_->divergence().running;
+    result_.kl_retrieving = thinning_->divergence().retrieving;
   }
 
   // --- Ranks ------------------------------------------------------------------------------------
 
   std::vector<RankChoices> losses() {
-    const fs::path path = parts_ / "losses.json";
+    constexpr const char* kName = "losses.json";
     std::vector<RankChoices> choices;
-    if (fs::exists(path)) {
-      const json lists = read_json(path);
-      if (!lists.is_array() || lists.size() != places_.size()) {
-        fail("{}: is damaged; remove {}", path.string(), parts_.string());
-      }
+    if (const json lists = parts_->read(kName); !lists.is_null()) {
+      if (!lists.is_array() || lists.size() != places_.size()) parts_->fail_damaged(kName);
       for (std::size_t i = 0; i < places_.size(); ++i) {
         choices.push_back({.rows = places_[i].rows,
                            .cols = places_[i].cols,
                            .ranks = useful_ranks(places_[i], step_),
                            .losses = lists[i].get<std::vector<double>>()});
         if (choices.back().losses.size() != choices.back().ranks.size()) {
-          fail("{}: is damaged; remove {}", path.string(), parts_.string());
+          parts_->fail_damaged(kName);
         }
       }
       return choices;
     }
     choices = options_.published
                   ? singular_value_losses(engine_.weights(), config_, step_, progress_)
-                  : measured_losses(engine_, text_, step_, progress_);
+                  : measured_losses(engine_, model(), text_, step_, progress_);
     json lists = json::array();
     for (const RankChoices& matrix : choices) lists.push_back(matrix.losses);
-    write_json(path, lists);
+    parts_->write(kName, lists);
     return choices;
   }
 
@@ -217,8 +205,7 @@ class Compression {
 
   /// Numbers that options_.cut leaves.
   [[nodiscard]] std::int64_t budget() const {
-    return static_cast<std::int64_t>(static_cast<double>(result_.attention_before) *
-                                     (1 - *options_.cut));
+    return static_cast<std::int64_t>(static_cast<double>(numbers()) * (1 - *options_.cut));
   }
 
   void check_budget() const {
@@ -232,7 +219,27 @@ class Compression {
         "--attention-parameters -{:.4g}% leaves {} numbers, but ranks are multiples of {} and the "
         "least take {}: {:.4g}% can go at most",
         100 * *options_.cut, budget(), step_, least,
-        100 * (1 - static_cast<double>(least) / static_cast<double>(result_.attention_before)));
+        100 * (1 - static_cast<double>(least) / static_cast<double>(numbers())));
+  }
+
+  void make_factors() {
+    if (options_.cut) check_budget();
+    choices_ = losses();
+    double allowed = options_.max_kl.value_or(0);
+    for (int attempt = 1;; ++attempt) {
+      const Allocation allocation = allocate(allowed);
+      result_.ranks = allocation.ranks;
+      if (!options_.published) result_.expected_kl = allocation.loss;
+      factorize();
+      const double kl = (result_.kl_running + result_.kl_retrieving) / 2;
+      if (!options_.max_kl || kl <= *options_.max_kl) break;
+      if (attempt == kAttempts) {
+        fail("a divergence of {} was reached, but {} is allowed; use a larger --max-kl", kl,
+             *options_.max_kl);
+      }
+      // Single cuts add up to less than what they do together.
+      allowed *= 0.9 * *options_.max_kl / kl;
+    }
   }
 
   // --- Factors ----------------------------------------------------------------------------------
@@ -245,11 +252,13 @@ class Compression {
   void replace(const Place& place, std::size_t projection, const Matrix* inputs) {
     const std::int64_t rank = rank_of(place, projection);
     if (rank == 0) return;
-    Matrix w = read_matrix(engine_.weights(), place);
+    Matrix w = read_matrix(model().weights, place);
     const Decomposition decomposition = inputs != nullptr
                                             ? Decomposition::of_outputs(std::move(w), *inputs)
                                             : Decomposition::of_matrix(std::move(w));
-    weights_->set(place, decomposition.cut(rank), type_);
+    // Heads that became thin may leave the output projection rows that no block divides.
+    const bool fits = place.cols % block_size(type_) == 0;
+    weights_->set(place, decomposition.cut(rank), fits ? type_ : Dtype::f16);
   }
 
   /// A layer's file tells for which ranks of all layers it was made.
@@ -262,97 +271,63 @@ class Compression {
   /// All layers, one after the other: the text through the compressed model, the probes through
   /// both.
   void factorize() {
-    weights_ = std::make_unique<FactoredWeights>(engine_.weights());
-    LayerRunner runner(ops_, config_, std::max<std::int64_t>(text_.longest(), 1));
-    Stream text(*this, runner, sequences());
-    Stream original_probes(*this, runner, probe_tokens());
-    Stream probes(*this, runner, probe_tokens());
+    const ModelView base = model();
+    const ModelView original{config_, engine_.weights(), heads_};
+    weights_ = std::make_unique<FactoredWeights>(base.weights);
+    LayerRunner runner(ops_, config_, heads_, std::max<std::int64_t>(text_.longest(), 1));
+    const auto all = options_.published ? std::vector<std::span<const std::int32_t>>{}
+                                        : sequence_tokens(text_);  // by matrices alone
+    Stream text(ops_, original, runner, all);
+    Stream original_probes(ops_, original, runner, probe_tokens(text_));
+    Stream probes(ops_, original, runner, probe_tokens(text_));
     for (std::int32_t i = 0; i < config_.layers; ++i) {
-      const Layer original = load_layer(config_, i, engine_.weights(), ops_);
-      const std::string path = (parts_ / fmt::format("layer-{:04}.gguf", i)).string();
+      const auto step = [&] { show(i); };
+      const Layer whole = load_layer(base.config, i, base.weights, ops_);
+      const std::string path = parts_->layer_path("layer", i);
       const bool done = weights_->load_layer(i, path, label());
       if (!done) {
-        factorize_layer(original, i, text);
+        factorize_layer(whole, i, text);
         weights_->save_layer(i, path, label());
       }
-      const Layer compressed = load_layer(config_, i, *weights_, ops_);
-      if (done) text.pass(compressed, i);
-      original_probes.pass(original, i);
-      probes.pass(compressed, i);
+      const Layer compressed = load_layer(base.config, i, *weights_, ops_);
+      if (done) text.pass(compressed, i, step);
+      original_probes.pass(thinning_ ? load_layer(config_, i, original.weights, ops_) : whole, i,
+                           step);
+      probes.pass(compressed, i, step);
     }
-    measure(original_probes, probes);
+    const Divergence found =
+        ProbeComparison(ops_, original, text_, original_probes.rows(), pool_).of(probes.rows());
+    result_.kl_running = found.running;
+    result_.kl_retrieving = found.retrieving;
   }
-
-  [[nodiscard]] std::vector<std::span<const std::int32_t>> sequences() const {
-    std::vector<std::span<const std::int32_t>> all;
-    if (options_.published) return all;  // looks at matrices alone
-    for (const auto& sequence : text_.sequences) all.emplace_back(sequence);
-    return all;
-  }
-  [[nodiscard]] std::vector<std::span<const std::int32_t>> probe_tokens() const {
-    std::vector<std::span<const std::int32_t>> all;
-    for (const auto* probes : {&text_.running, &text_.retrieving}) {
-      for (const Probe& probe : *probes) all.emplace_back(probe.tokens);
-    }
-    return all;
-  }
-
-  /// Sequences on their way through a model's layers.
-  struct Stream {
-    Stream(Compression& in, LayerRunner& with, std::vector<std::span<const std::int32_t>> of)
-        : compression(in),
-          runner(with),
-          tokens(std::move(of)),
-          x(in.ops_, lengths(), in.config_.width) {
-      for (std::size_t i = 0; i < tokens.size(); ++i) {
-        runner.embed(in.engine_.weights(), tokens[i], x.of(i));
-      }
-    }
-
-    [[nodiscard]] std::vector<std::int64_t> lengths() const {
-      std::vector<std::int64_t> all;
-      for (const auto& sequence : tokens) all.push_back(std::ssize(sequence));
-      return all;
-    }
-    void pass(const Layer& layer, std::int32_t index) {
-      for (std::size_t i = 0; i < tokens.size(); ++i) {
-        compression.show(index);
-        runner.finish(layer, x.of(i), runner.attend(layer, tokens[i], x.of(i)), x.of(i));
-      }
-    }
-
-    Compression& compression;
-    LayerRunner& runner;
-    std::vector<std::span<const std::int32_t>> tokens;
-    RowStore x;
-  };
 
   /// Query, key and value first, of what arrives at the layer; then the output projection, of the
   /// heads that those give. The text goes through the layer on the way.
-  void factorize_layer(const Layer& original, std::int32_t index, Stream& text) {
-    const auto places = attention_places(config_, index);
+  void factorize_layer(const Layer& whole, std::int32_t index, Stream& text) {
+    const ModelConfig& config = model().config;
+    const auto places = attention_places(config, index);
     if (options_.published) {
       show(index);
       for (std::size_t i = 0; i < kProjections; ++i) replace(places[i], i, nullptr);
       return;
     }
-    LayerRunner& runner = text.runner;
+    LayerRunner& runner = text.runner();
     CovarianceReader reader(ops_);
     {
       Matrix inputs(config_.width, config_.width);
-      for (std::size_t i = 0; i < text.tokens.size(); ++i) {
-        (void)reader.add(runner.normed(original, text.x.of(i)), inputs);
+      for (std::size_t i = 0; i < text.size(); ++i) {
+        (void)reader.add(runner.normed(whole, text.of(i)), inputs);
       }
       regularize(inputs);
       for (std::size_t i = 0; i + 1 < kProjections; ++i) replace(places[i], i, &inputs);
     }
-    const RowStore heads(ops_, text.lengths(), config_.attention().out_cols());
+    const RowStore heads(ops_, text.lengths(), whole.shape.out_cols);
     {
-      const Layer heads_cut = load_layer(config_, index, *weights_, ops_);
-      Matrix inputs(config_.attention().out_cols(), config_.attention().out_cols());
-      for (std::size_t i = 0; i < text.tokens.size(); ++i) {
+      const Layer heads_cut = load_layer(config, index, *weights_, ops_);
+      Matrix inputs(whole.shape.out_cols, whole.shape.out_cols);
+      for (std::size_t i = 0; i < text.size(); ++i) {
         show(index);
-        const Rows o = runner.attend(heads_cut, text.tokens[i], text.x.of(i));
+        const Rows o = text.attend(heads_cut, index, i);
         const auto numbers = std::as_bytes(reader.add(o, inputs));
         ops_.copy_from_host(numbers.data(), reinterpret_cast<std::byte*>(heads.of(i).data),
                             numbers.size());
@@ -360,30 +335,11 @@ class Compression {
       regularize(inputs);
       replace(places.back(), kProjections - 1, &inputs);
     }
-    const Layer compressed = load_layer(config_, index, *weights_, ops_);
-    for (std::size_t i = 0; i < text.tokens.size(); ++i) {
+    const Layer compressed = load_layer(config, index, *weights_, ops_);
+    for (std::size_t i = 0; i < text.size(); ++i) {
       show(index);
-      runner.finish(compressed, text.x.of(i), heads.of(i), text.x.of(i));
+      runner.finish(compressed, text.of(i), heads.of(i), text.of(i));
     }
-  }
-
-  void measure(const Stream& original, const Stream& compressed) {
-    OutputHead head(ops_, config_, engine_.weights());
-    std::size_t index = 0;
-    const auto divergence = [&](const std::vector<Probe>& group) {
-      std::vector<float> expected;
-      std::vector<float> found;
-      for (const Probe& probe : group) {
-        for (const RowRange& range : probe.rows) {
-          head.logits(original.x.of(index), range, expected);
-          head.logits(compressed.x.of(index), range, found);
-        }
-        ++index;
-      }
-      return mean_kl(expected, found, config_.vocab_size, pool_);
-    };
-    result_.kl_running = divergence(text_.running);
-    result_.kl_retrieving = divergence(text_.retrieving);
   }
 
   void show(std::int32_t layer) const { progress_("compressing", layer, config_.layers); }
@@ -394,7 +350,11 @@ class Compression {
     all["seed"] = options_.seed;
     all["text"] = text_.name;
     all["text_tokens"] = text_.tokens();
-    all["ranks"] = result_.ranks;
+    if (options_.makes_factors()) all["ranks"] = result_.ranks;
+    if (options_.thin) {
+      all["kv_bytes_before"] = result_.kv_bytes_before;
+      all["kv_bytes"] = result_.kv_bytes_after;
+    }
     all["attention_parameters_before"] = result_.attention_before;
     all["attention_parameters"] = result_.attention_after;
     all["parameters_before"] = result_.parameters_before;
@@ -407,15 +367,17 @@ class Compression {
   const Engine& engine_;
   Ops& ops_;
   ModelConfig config_;
+  HeadPlan heads_;  // which stream while the model is looked at
   const CalibrationText& text_;
   const CompressOptions& options_;
   std::string output_;
-  fs::path parts_;
+  std::optional<Parts> parts_;
   const CompressProgress& progress_;
   Dtype type_;
   std::vector<Place> places_;
   std::int64_t step_;
   ThreadPool pool_;
+  std::optional<HeadThinning> thinning_;
   std::vector<RankChoices> choices_;
   std::unique_ptr<FactoredWeights> weights_;
   CompressResult result_;
@@ -437,9 +399,7 @@ MemoryPlan plan_compression(const Engine& engine, const CalibrationText& text,
   add({Role::down, 0, config.width, config.mlp_width});
 
   std::int64_t probes = 0;
-  for (const auto* group : {&text.running, &text.retrieving}) {
-    for (const Probe& probe : *group) probes += std::ssize(probe.tokens);
-  }
+  for (const auto& tokens : probe_tokens(text)) probes += std::ssize(tokens);
   const std::int64_t tokens = options.published ? 0 : text.tokens();
   // Numbers of rows: while projections are cut one by one, and while all of them are.
   const std::int64_t measuring =
@@ -449,12 +409,18 @@ MemoryPlan plan_compression(const Engine& engine, const CalibrationText& text,
   const std::int64_t widest = std::max<std::int64_t>(config.width, heads);
   constexpr std::int64_t kMatrices =
       8;  // in f64 at once: covariances, and what a cut makes of them
+  const std::size_t factors =
+      options.makes_factors()
+          ? static_cast<std::size_t>(std::max(measuring, cutting)) * sizeof(float) +
+                static_cast<std::size_t>(kMatrices * widest * widest) * sizeof(double)
+          : 0;
+  const std::size_t thin = options.thin ? thinning_bytes(config, text) : 0;
+  const HeadPlan plan = options.thin ? options.thin->heads : engine.full_plan();
   return {.weight_bytes = 2 * layer,
           .kv_bytes = 0,
-          .scratch_bytes =
-              LayerRunner::bytes(engine.ops(), config, std::max<std::int64_t>(text.longest(), 1)) +
-              static_cast<std::size_t>(std::max(measuring, cutting)) * sizeof(float) +
-              static_cast<std::size_t>(kMatrices * widest * widest) * sizeof(double)};
+          .scratch_bytes = LayerRunner::bytes(engine.ops(), config, plan,
+                                              std::max<std::int64_t>(text.longest(), 1)) +
+                           std::max(factors, thin)};
 }
 
 CompressResult compress(const Engine& engine, const CalibrationText& text,

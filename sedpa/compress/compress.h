@@ -1,5 +1,5 @@
 #pragma once
-// SEDPA-S: the attention projections of a model as low-rank factors.
+// Smaller models: the attention projections as low-rank factors (SEDPA-S), KV heads that are thin.
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -8,6 +8,7 @@
 #include "sedpa/attention/head_plan.h"
 #include "sedpa/compress/calibration.h"
 #include "sedpa/compress/sensitivity.h"
+#include "sedpa/compress/thin_heads.h"
 #include "sedpa/engine/engine.h"
 
 namespace sedpa {
@@ -16,17 +17,26 @@ struct CompressOptions {
   /// Ranks and factors by singular values alone, as published, for a model whose heads are split
   /// like this; empty: by what the calibration text shows.
   std::optional<HeadPlan> published = {};
-  /// The share of the attention projections' numbers that goes, in (0, 1). Empty: the published
-  /// rule's own point, or what max_kl says.
+  /// Thin heads, before factors are made of anything.
+  std::optional<ThinRequest> thin = {};
+  /// The share of the attention projections' numbers that goes into no factors, in (0, 1); with
+  /// thin heads, of what those leave. Empty: the published rule's own point, or what max_kl says;
+  /// or no factors, where heads become thin.
   std::optional<double> cut = {};
   /// The most divergence of next tokens, mean of running text and of retrieval, instead of a share.
   std::optional<double> max_kl = {};
-  std::optional<Dtype> type = {};  // of factors; empty: what suits the model's own
+  std::optional<Dtype> type = {};  // of new matrices; empty: what suits the model's own
   std::uint64_t seed = 1;          // of the text, for the record
+
+  [[nodiscard]] bool makes_factors() const { return published || cut || max_kl; }
 };
 
 struct CompressResult {
-  std::vector<std::int64_t> ranks;    // [layers * 4]: query, key, value, output; 0: whole
+  // [layers * 4]: query, key, value, output; 0: whole. Empty: no factors were asked for.
+  std::vector<std::int64_t> ranks;
+  std::vector<HeadWidths> widths;    // [layers, kv_heads]; empty: no thin heads were asked for
+  std::int64_t kv_bytes_before = 0;  // f16, of a token in the heads that may become thin
+  std::int64_t kv_bytes_after = 0;
   std::int64_t attention_before = 0;  // numbers of the attention projections
   std::int64_t attention_after = 0;
   std::int64_t parameters_before = 0;  // of the model

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "sedpa/compress/low_rank.h"
+#include "sedpa/compress/stored_rows.h"
 #include "sedpa/model/weight_source.h"
 
 namespace sedpa {
@@ -43,19 +44,11 @@ class FactoredWeights final : public WeightSource {
   }
 
  private:
-  /// Rows of one factor.
-  struct Stored {
-    Dtype dtype = Dtype::f32;
-    std::int64_t rows = 0;
-    std::int64_t cols = 0;
-    std::span<const std::byte> data;
-    std::shared_ptr<const void> owner;
-  };
   struct Pair {
-    Stored a;
-    Stored b;
+    StoredRows a;
+    StoredRows b;
   };
-  [[nodiscard]] const Stored* find(const Place& place) const;
+  [[nodiscard]] const StoredRows* find(const Place& place) const;
 
   const WeightSource& original_;
   std::map<std::pair<std::int32_t, Role>, Pair> pairs_;

@@ -39,6 +39,43 @@ void add_products(const Matrix& x, Matrix& sum) {
               as_int(x.cols), 1.0, sum.numbers.data(), as_int(sum.cols));
 }
 
+Matrix identity(std::int64_t n) {
+  Matrix m(n, n);
+  for (std::int64_t i = 0; i < n; ++i) m.at(i, i) = 1;
+  return m;
+}
+
+Matrix columns(const Matrix& m, std::int64_t begin, std::int64_t count) {
+  Matrix part(m.rows, count);
+  for (std::int64_t i = 0; i < m.rows; ++i) std::copy_n(m.row(i) + begin, count, part.row(i));
+  return part;
+}
+
+Matrix solve(Matrix a, Matrix b) {
+  if (a.rows != a.cols || a.rows != b.rows) {
+    fail("equations of {} x {} do not go with {} x {} right sides", a.rows, a.cols, b.rows, b.cols);
+  }
+  const int status =
+      LAPACKE_dposv(LAPACK_ROW_MAJOR, 'U', as_int(a.rows), as_int(b.cols), a.numbers.data(),
+                    as_int(a.cols), b.numbers.data(), as_int(b.cols));
+  if (status != 0) {
+    fail("a {} x {} matrix was to be positive definite and is not ({})", a.rows, a.cols, status);
+  }
+  return b;
+}
+
+void orthonormalize_rows(Matrix& m) {
+  // What LAPACK takes for columns are the rows.
+  std::vector<double> scales(static_cast<std::size_t>(m.rows));
+  const int n = as_int(m.cols);
+  const int count = as_int(m.rows);
+  int status = LAPACKE_dgeqrf(LAPACK_COL_MAJOR, n, count, m.numbers.data(), n, scales.data());
+  if (status == 0) {
+    status = LAPACKE_dorgqr(LAPACK_COL_MAJOR, n, count, count, m.numbers.data(), n, scales.data());
+  }
+  if (status != 0) fail("{} directions of {} numbers have no basis ({})", count, n, status);
+}
+
 Eigen eigen(Matrix symmetric) {
   if (std::ranges::any_of(symmetric.numbers, [](double x) { return !std::isfinite(x); })) {
     fail("a matrix whose eigenvectors are wanted holds numbers that are not finite");

@@ -31,6 +31,16 @@ enum class Transposed : std::uint8_t { none, left, right };
 /// sum += x' x for rows x [n, sum.cols].
 void add_products(const Matrix& x, Matrix& sum);
 
+[[nodiscard]] Matrix identity(std::int64_t n);
+/// Columns [begin, begin + count).
+[[nodiscard]] Matrix columns(const Matrix& m, std::int64_t begin, std::int64_t count);
+
+/// The solution x of a x = b for a symmetric, positive definite a [n, n] and b [n, m]. Throws Error
+/// when a is not positive definite to rounding.
+[[nodiscard]] Matrix solve(Matrix a, Matrix b);
+/// Replaces the rows of m [r, n], r <= n, by an orthonormal basis of what they span.
+void orthonormalize_rows(Matrix& m);
+
 /// A symmetric matrix's eigenvalues, the largest first, and its eigenvectors in that order, as
 /// columns. Throws Error when it holds a number that is not finite or LAPACK does not converge.
 struct Eigen {

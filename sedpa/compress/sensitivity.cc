@@ -1,9 +1,7 @@
 #include "sedpa/compress/sensitivity.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <optional>
 
 #include "sedpa/compress/covariance.h"
 #include "sedpa/compress/factored_weights.h"
@@ -25,76 +23,61 @@ RankChoices choices_of(const Place& place, std::int64_t step) {
 /// the model with one projection cut, for each projection met so far.
 class Survey {
  public:
-  Survey(const Engine& engine, const CalibrationText& text, std::int64_t step)
-      : engine_(engine),
-        ops_(engine.ops()),
-        config_(with_useful_ranks(engine.config())),
+  Survey(const Engine& engine, const ModelView& model, const CalibrationText& text,
+         std::int64_t step)
+      : ops_(engine.ops()),
+        model_(model),
+        config_(model.config),
         text_(text),
         step_(step),
-        pool_(engine.threads()) {
-    for (const auto* probes : {&text.running, &text.retrieving}) {
-      for (const Probe& probe : *probes) probes_.push_back(&probe);
-    }
-  }
+        pool_(engine.threads()) {}
 
   std::vector<RankChoices> run(const CompressProgress& progress) {
-    const WeightSource& source = engine_.weights();
-    LayerRunner runner(ops_, config_, text_.longest());
-    std::vector<std::int64_t> lengths;
-    for (const auto& sequence : text_.sequences) lengths.push_back(std::ssize(sequence));
-    const RowStore x(ops_, lengths, config_.width);
-    for (std::size_t i = 0; i < lengths.size(); ++i) {
-      runner.embed(source, text_.sequences[i], x.of(i));
-    }
-    for (const Probe* probe : probes_) probe_lengths_.push_back(std::ssize(probe->tokens));
-    const RowStore whole(ops_, probe_lengths_, config_.width);
-    for (std::size_t i = 0; i < probes_.size(); ++i) {
-      runner.embed(source, probes_[i]->tokens, whole.of(i));
-    }
+    const WeightSource& source = model_.weights;
+    LayerRunner runner(ops_, config_, model_.heads, text_.longest());
+    const Stream text(ops_, model_, runner, sequence_tokens(text_));
+    const Stream whole(ops_, model_, runner, probe_tokens(text_));
     std::vector<RowStore> cut;  // [projections met so far]
     for (std::int32_t i = 0; i < config_.layers; ++i) {
       const auto step = [&] { progress("measuring", i, config_.layers); };
       const Layer layer = load_layer(config_, i, source, ops_);
-      const std::vector<Factors> factors = cut_layer(runner, layer, i, x, step);
-      for (const RowStore& met : cut) {
-        step();
-        pass(runner, layer, met, met);
-      }
+      const std::vector<Factors> factors = cut_layer(layer, i, text, step);
+      for (const RowStore& met : cut) whole.pass(layer, i, met, met, step);
       for (std::size_t k = 0; k < factors.size(); ++k) {
         FactoredWeights weights(source);
         weights.set(attention_places(config_, i)[k], factors[k], Dtype::f32);
-        cut.emplace_back(ops_, probe_lengths_, config_.width);
-        pass(runner, load_layer(config_, i, weights, ops_), whole, cut.back());
+        cut.emplace_back(ops_, whole.lengths(), config_.width);
+        whole.pass(load_layer(config_, i, weights, ops_), i, whole.rows(), cut.back(), step);
       }
-      pass(runner, layer, whole, whole);
+      whole.pass(layer, i, step);
     }
-    compare(whole, cut);
+    compare(whole.rows(), cut);
     return std::move(choices_);
   }
 
  private:
   /// Gathers the covariances of a layer's inputs on the way through it, and gives the factors of
   /// its projections.
-  std::vector<Factors> cut_layer(LayerRunner& runner, const Layer& layer, std::int32_t index,
-                                 const RowStore& x, const std::function<void()>& step) {
-    const std::int64_t head_cols = config_.attention().out_cols();
+  std::vector<Factors> cut_layer(const Layer& layer, std::int32_t index, const Stream& text,
+                                 const std::function<void()>& step) {
+    const std::int64_t head_cols = layer.shape.out_cols;
     Matrix of_input(config_.width, config_.width);
     Matrix of_heads(head_cols, head_cols);
     CovarianceReader reader(ops_);
-    for (std::size_t i = 0; i < text_.sequences.size(); ++i) {
+    for (std::size_t i = 0; i < text.size(); ++i) {
       step();
-      const Rows rows = x.of(i);
-      (void)reader.add(runner.normed(layer, rows), of_input);
-      const Rows o = runner.attend(layer, text_.sequences[i], rows);
+      const Rows rows = text.of(i);
+      (void)reader.add(text.runner().normed(layer, rows), of_input);
+      const Rows o = text.attend(layer, index, i);
       (void)reader.add(o, of_heads);
-      runner.finish(layer, rows, o, rows);
+      text.runner().finish(layer, rows, o, rows);
     }
     regularize(of_input);
     regularize(of_heads);
     std::vector<Factors> factors;
     for (const Place& place : attention_places(config_, index)) {
       const bool output = place.role == Role::attention_output;
-      const auto decomposition = Decomposition::of_outputs(read_matrix(engine_.weights(), place),
+      const auto decomposition = Decomposition::of_outputs(read_matrix(model_.weights, place),
                                                            output ? of_heads : of_input);
       RankChoices choices = choices_of(place, step_);
       for (const std::int64_t rank : choices.ranks) {
@@ -115,53 +98,25 @@ class Survey {
     return std::clamp<std::int64_t>(rank, 1, most_useful_rank(place.rows, place.cols));
   }
 
-  void pass(LayerRunner& runner, const Layer& layer, const RowStore& from, const RowStore& to) {
-    for (std::size_t i = 0; i < probes_.size(); ++i) {
-      const Rows o = runner.attend(layer, probes_[i]->tokens, from.of(i));
-      runner.finish(layer, from.of(i), o, to.of(i));
-    }
-  }
-
   /// Losses from shares of the output's error to divergence.
   void compare(const RowStore& whole, const std::vector<RowStore>& cut) {
-    OutputHead head(ops_, config_, engine_.weights());
-    const auto logits = [&](const RowStore& store, std::size_t begin, std::size_t end) {
-      std::vector<float> all;
-      for (std::size_t i = begin; i < end; ++i) {
-        for (const RowRange& range : probes_[i]->rows) head.logits(store.of(i), range, all);
-      }
-      return all;
-    };
-    const std::size_t running = text_.running.size();
-    const std::array<std::pair<std::size_t, std::size_t>, 2> groups = {
-        {{0, running}, {running, probes_.size()}}};
-    for (const auto& [begin, end] : groups) {
-      const std::vector<float> expected = logits(whole, begin, end);
-      for (std::size_t i = 0; i < cut.size(); ++i) {
-        const double kl =
-            mean_kl(expected, logits(cut[i], begin, end), config_.vocab_size, pool_) / 2;
-        divergence_.resize(cut.size());
-        divergence_[i] += kl;
-      }
-    }
+    ProbeComparison comparison(ops_, model_, text_, whole, pool_);
     for (std::size_t i = 0; i < choices_.size(); ++i) {
       // Rounding may make a divergence of nothing negative.
-      const double unit = probed_[i] > 0 ? std::max(divergence_[i], 0.0) / probed_[i] : 0;
+      const double divergence = std::max(comparison.of(cut[i]).mean(), 0.0);
+      const double unit = probed_[i] > 0 ? divergence / probed_[i] : 0;
       for (double& loss : choices_[i].losses) loss *= unit;
     }
   }
 
-  const Engine& engine_;
   Ops& ops_;
-  ModelConfig config_;
+  const ModelView& model_;
+  const ModelConfig& config_;
   const CalibrationText& text_;
   std::int64_t step_;
   ThreadPool pool_;
-  std::vector<const Probe*> probes_;  // running, then retrieving
-  std::vector<std::int64_t> probe_lengths_;
   std::vector<RankChoices> choices_;
-  std::vector<double> probed_;      // of each projection, the share lost at the rank that is probed
-  std::vector<double> divergence_;  // then
+  std::vector<double> probed_;  // of each projection, the share lost at the rank that is probed
 };
 
 }  // namespace
@@ -211,9 +166,10 @@ std::vector<RankChoices> singular_value_losses(const WeightSource& source,
   return all;
 }
 
-std::vector<RankChoices> measured_losses(const Engine& engine, const CalibrationText& text,
-                                         std::int64_t step, const CompressProgress& progress) {
-  return Survey(engine, text, step).run(progress);
+std::vector<RankChoices> measured_losses(const Engine& engine, const ModelView& model,
+                                         const CalibrationText& text, std::int64_t step,
+                                         const CompressProgress& progress) {
+  return Survey(engine, model, text, step).run(progress);
 }
 
 }  // namespace sedpa

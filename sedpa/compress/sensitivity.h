@@ -37,7 +37,7 @@ using CompressProgress =
 /// at one rank, that which leaves three quarters of the matrix's numbers, with everything else as
 /// it was; at other ranks it is taken to be in proportion to the squared error of the projection's
 /// output on the calibration text.
-[[nodiscard]] std::vector<RankChoices> measured_losses(const Engine& engine,
+[[nodiscard]] std::vector<RankChoices> measured_losses(const Engine& engine, const ModelView& model,
                                                        const CalibrationText& text,
                                                        std::int64_t step,
                                                        const CompressProgress& progress);

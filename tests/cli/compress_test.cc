@@ -77,6 +77,42 @@ TEST_F(CompressCommand, GoesByAPatternAsPublished) {
                  {"3", "2"});
 }
 
+TEST_F(CompressCommand, MakesHeadsThin) {
+  const TinyModel wide{
+      .layers = 2, .width = 64, .query_heads = 4, .kv_heads = 2, .head_dim = 32, .context = 4096};
+  write_tiny_model(model_, wide);
+  const std::string pattern = folder_ / "pattern";
+  write_tiny_pattern(pattern, wide.layers, wide.kv_heads);
+  // Of four heads the two that retrieve.
+  const json report =
+      run(command(output_, {"--thin-heads", "-25%", "--pattern", pattern, "--sparsity", "0.5"}));
+  EXPECT_EQ(report["thin_kv_bytes_before"], 2 * 2 * 64);
+  EXPECT_LE(report["thin_kv_bytes_change"], -0.25);
+  EXPECT_EQ(report["key_widths"].size(), 4u);
+  EXPECT_EQ(report["ranks"], json::array());
+  EXPECT_EQ(report["attention_parameters"] < report["attention_parameters_before"], true);
+  const auto kv_bytes = [&](const std::string& model) {
+    // Without the pattern a layer's heads are one class, whose rows are as wide as the widest.
+    return run({"info", "-m", model, "--context", "64", "--pattern", pattern})["kv_bytes"]
+        .get<std::int64_t>();
+  };
+  const std::int64_t saved = report["thin_kv_bytes_before"].get<std::int64_t>() -
+                             report["thin_kv_bytes"].get<std::int64_t>();
+  EXPECT_EQ(kv_bytes(model_) - kv_bytes(output_), 64 * saved);
+  const json words = run({"generate", "-m", output_, "-p", "The snow", "-n", "4"});
+  EXPECT_EQ(words["generated_tokens"].is_number(), true);
+  expect_refusal({"compress", "-m", output_, "-o", folder_ / "twice.gguf", "--text", text_,
+                  "--context", "2048", "--thin-heads", "-25%"},
+                 1, {"has thin heads already"});
+
+  const std::string both = folder_ / "both.gguf";
+  const json second =
+      run(command(both, {"--thin-heads", "-25%", "--attention-parameters", "-10%"}));
+  EXPECT_EQ(second["thin_kv_bytes_before"], 4 * 2 * 64);
+  EXPECT_EQ(second["ranks"].size(), 8u);
+  EXPECT_GT(run({"info", "-m", both})["low_rank_matrices"], 0);
+}
+
 TEST_F(CompressCommand, RefusesWhatMakesNoSense) {
   const auto bad = [&](const Words& more, std::initializer_list<std::string_view> parts) {
     expect_refusal(command(output_, more), 2, parts);
@@ -90,9 +126,16 @@ TEST_F(CompressCommand, RefusesWhatMakesNoSense) {
   bad({"--recipe", "paper"}, {"--pattern"});
   bad({"--recipe", "paper", "--pattern", "p", "--max-kl", "0.1"}, {"--max-kl"});
   bad({"--pattern", "p"}, {"calibrated"});
+  bad({"--thin-heads", "25%"}, {"--thin-heads is '25%'", "-25%"});
+  bad({"--thin-heads", "-100%"}, {"-100%"});
+  bad({"--thin-heads", "some"}, {"'some'"});
+  bad({"--thin-heads", "-25%", "--recipe", "paper", "--pattern", "p"}, {"--recipe calibrated"});
+  bad({"--thin-heads", "-25%", "--max-kl", "0.1"}, {"--max-kl"});
+  bad({"--thin-heads", "-25%", "--sparsity", "0.5"}, {"--pattern"});
   bad({"--type", "q4_0"}, {"--type"});
   bad({"--rope-freq-base", "1e6"}, {"--rope-freq-base"});
   expect_refusal(command(output_, {"--attention-parameters", "-80%"}), 1, {"at most"});
+  expect_refusal(command(output_, {"--thin-heads", "-25%"}), 1, {"heads of 16 numbers"});
   expect_refusal(command(output_, {"--memory-limit", "1M"}), 1,
                  {"--memory-limit", "--calibration-tokens"});
   expect_refusal(command(model_), 1, {"is the model itself"});

@@ -10,7 +10,7 @@
 
 #include "sedpa/core/error.h"
 #include "sedpa/engine/session.h"
-#include "sedpa/format/quant_blocks.h"
+#include "tests/compress/whole_models.h"
 #include "tests/format/support.h"
 #include "tests/support/f32_engine.h"
 #include "tests/support/tiny_model.h"
@@ -26,73 +26,6 @@ const TinyModel kModel{.layers = 3,
                        .head_dim = 16,
                        .mlp_width = 64,
                        .dtype = Dtype::f32};
-
-const CompressProgress kSilent = [](const char*, std::int64_t, std::int64_t) {};
-
-std::vector<std::int32_t> some_tokens(std::int64_t count, std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::vector<std::int32_t> tokens;
-  for (std::int64_t i = 0; i < count; ++i) {
-    tokens.push_back(static_cast<std::int32_t>(random() % kTinyVocabulary));
-  }
-  return tokens;
-}
-
-CalibrationText some_text() {
-  CalibrationText text;
-  for (std::uint64_t i = 0; i < 4; ++i) text.sequences.push_back(some_tokens(64, i));
-  text.running = {{.tokens = some_tokens(48, 10), .rows = {{16, 32}}}};
-  text.retrieving = {{.tokens = some_tokens(48, 11), .rows = {{20, 4}, {40, 8}}}};
-  text.name = "some";
-  text.fingerprint = "0123456789abcdef";
-  return text;
-}
-
-std::vector<float> logits_of(const std::string& model, const std::vector<std::int32_t>& tokens) {
-  Engine engine(f32_engine(model));
-  engine.load();
-  const auto count = static_cast<std::int64_t>(tokens.size());
-  Session session(engine, {.context = count,
-                           .heads = engine.full_plan(),
-                           .kv = KvDtype::f32,
-                           .chunk = count,
-                           .logit_rows = count});
-  std::vector<float> all;
-  session.evaluate(tokens, [&](std::int64_t, std::span<const float> rows) {
-    all.insert(all.end(), rows.begin(), rows.end());
-  });
-  return all;
-}
-
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  double largest = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    largest = std::max(largest, std::abs(double{a[i]} - double{b[i]}));
-  }
-  return largest;
-}
-
-/// KL of the second from the first over rows of a probe, from logits of whole files.
-double divergence(const std::vector<float>& p, const std::vector<float>& q, const Probe& probe) {
-  const auto log_softmax = [](const float* logits) {
-    std::vector<double> row(logits, logits + kTinyVocabulary);
-    const double most = *std::ranges::max_element(row);
-    double sum = 0;
-    for (const double x : row) sum += std::exp(x - most);
-    for (double& x : row) x -= most + std::log(sum);
-    return row;
-  };
-  double sum = 0;
-  std::int64_t rows = 0;
-  for (const RowRange& range : probe.rows) {
-    for (std::int64_t i = range.first; i < range.first + range.count; ++i, ++rows) {
-      const auto a = log_softmax(p.data() + i * kTinyVocabulary);
-      const auto b = log_softmax(q.data() + i * kTinyVocabulary);
-      for (std::size_t k = 0; k < a.size(); ++k) sum += std::exp(a[k]) * (a[k] - b[k]);
-    }
-  }
-  return sum / static_cast<double>(rows);
-}
 
 class Compress : public testing::Test {
  protected:
