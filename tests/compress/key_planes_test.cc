@@ -48,7 +48,9 @@ class Forms : public testing::TestWithParam<std::tuple<RopeStyle, bool>> {};
 
 // The form of any coefficients is the variance of what they do to scores, under attention.
 TEST_P(Forms, AreVariancesOfScores) {
-  const auto [style, full] = GetParam();
+  const RopeStyle style =
+      std::get<0>(GetParam());  // not a binding: lambdas of older compilers cannot take those
+  const bool full = std::get<1>(GetParam());
   constexpr std::int64_t kTokens = 40;
   constexpr std::int64_t kGroup = 2;
   constexpr float kScale = 0.25f;

@@ -116,7 +116,7 @@ struct CpuAttention::State {
   // The operation.
   Rows qkv;
   Rows out;
-  const LayerShape* columns = nullptr;
+  const LayerShape* layer_shape = nullptr;
   const KvLayer* layer = nullptr;
   const WorkList* list = nullptr;
 
@@ -135,7 +135,7 @@ struct CpuAttention::State {
     return layer->heads->heads(head_class)[head];
   }
   [[nodiscard]] const HeadColumns& columns(std::int32_t kv_head) const {
-    return columns->heads[static_cast<std::size_t>(kv_head)];
+    return layer_shape->heads[static_cast<std::size_t>(kv_head)];
   }
   [[nodiscard]] float* out_row(const HeadColumns& head, std::int64_t token, std::int64_t g) const {
     return out.row(token) + head.out + g * head.value_dim;
@@ -249,7 +249,7 @@ void CpuAttention::attention(Rows qkv, const LayerShape& shape, const KvLayer& l
   s.check(shape, layer);
   s.qkv = qkv;
   s.out = out;
-  s.columns = &shape;
+  s.layer_shape = &shape;
   s.layer = &layer;
   s.list = &s.lists[layer.heads->retrieval];
   s.encode_own();
