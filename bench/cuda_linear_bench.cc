@@ -48,6 +48,7 @@ constexpr Shape kShapes[] = {
 };
 constexpr std::int64_t kMostRows = 8192;
 constexpr std::int64_t kMostCols = 14336;
+constexpr std::int64_t kRank = 1024;                        // of factors
 constexpr std::size_t kColdBytes = std::size_t{256} << 20;  // weights in turn, beyond any cache
 constexpr int kLaunches = 24;                               // of a graph
 
@@ -118,6 +119,7 @@ class Bench {
     OpsPlan plan;
     plan.max_tokens = kMostRows;
     plan.max_cols = kMostCols;
+    plan.max_rank = kRank;
     linear_.reserve(plan);
     const auto rows = static_cast<std::size_t>(kMostRows);
     x_ = random_floats(rows * kMostCols);
@@ -169,6 +171,55 @@ class Bench {
       both.outputs += kMostCols;  // the second product has as many products as half the first
       report("llama3-8b", "mlp", dtype, rows, gate_up.front().a.bytes + down.front().a.bytes, both,
              seconds);
+    }
+    projections(dtype, blocks);
+  }
+
+  /// Llama-2-7B's query, key, value and output projections, whole and as factors, as prompts go
+  /// through them. Operations are those of whole ones in both.
+  void projections(Dtype dtype, const RandomBlocks& blocks) {
+    constexpr std::int64_t kWidth = 4096;
+    const auto weight = [&](std::int64_t outputs, std::int64_t cols) {
+      const MatrixSource source = blocks.source(outputs, cols);
+      return make_weight({&source, 1}, stream_);
+    };
+    Linear qkv;
+    Linear whole;
+    Linear factors;
+    qkv.a = weight(3 * kWidth, kWidth);
+    whole.a = weight(kWidth, kWidth);
+    factors.a = weight(kWidth, kRank);
+    factors.b = weight(kRank, kWidth);
+    const Norm norm{floats(norm_), 1e-5f};
+    const Shape all{"llama2-7b", "projections", 4 * kWidth, kWidth, true, false, true};
+    for (const std::int64_t rows : {std::int64_t{2048}, kMostRows}) {
+      const Rows x = view(x_, rows, kWidth);
+      const Rows parts = view(out_, rows, 3 * kWidth);
+      const Rows residual = view(residual_, rows, kWidth);
+      const Rows out = view(act_, rows, kWidth);
+      const auto output = [&](const Linear& linear) {
+        linear_.run(
+            LinearJob{.linear = &linear, .x = x, .norm = {}, .residual = residual, .out = out});
+      };
+      const double seconds = time_eager([&] {
+        linear_.run(LinearJob{.linear = &qkv, .x = x, .norm = norm, .residual = {}, .out = parts});
+        output(whole);
+      });
+      report(all.model, all.name, dtype, rows, qkv.a.bytes + whole.a.bytes, all, seconds);
+      const double factored = time_eager([&] {
+        std::vector<LinearJob> jobs;
+        for (const std::int64_t i : {0, 1, 2}) {
+          jobs.push_back({.linear = &factors,
+                          .x = x,
+                          .norm = norm,
+                          .residual = {},
+                          .out = parts.columns(i * kWidth, kWidth)});
+        }
+        linear_.run(jobs);
+        output(factors);
+      });
+      report(all.model, "projections_as_factors", dtype, rows,
+             4 * (factors.a.bytes + factors.b->bytes), all, factored);
     }
   }
 

@@ -147,7 +147,7 @@ TEST(Fusion, ANormGoesIntoAllThatReadIt) {
   EXPECT_EQ(fuse(over).size(), 3u);
 }
 
-// One after the other: what one writes another reads or writes too, or rows are many.
+// One after the other: what one writes another reads or writes too, in whichever row.
 TEST(Fusion, OnlyProductsThatDoNotNeedEachOtherGoSideBySide) {
   Pass pass;
   Linear first;
@@ -167,13 +167,24 @@ TEST(Fusion, OnlyProductsThatDoNotNeedEachOtherGoSideBySide) {
   EXPECT_EQ(launches_of({&first, pass.h, {}, left}, {&second, pass.h, {}, pass.x}), 2u)
       << "the first reads x";
 
-  OpList many = {pass.norm(0), LinearOp{&first, pass.h, {}, left},
-                 LinearOp{&second, pass.h, {}, right}};
-  for (Op& op : many) {
-    if (auto* norm = std::get_if<NormOp>(&op)) norm->x.rows = norm->out.rows = 2;
-    if (auto* linear = std::get_if<LinearOp>(&op)) linear->x.rows = linear->out.rows = 2;
-  }
-  EXPECT_EQ(fuse(many).size(), 2u);
+  const auto two = [](Rows rows) {
+    rows.rows = 2;
+    return rows;
+  };
+  const auto launches_of_two = [&](const Rows& residual, const Rows& out) {
+    NormOp norm = pass.norm(0);
+    norm.x = two(norm.x);
+    norm.out = two(norm.out);
+    return fuse(OpList{norm, LinearOp{&first, norm.out, {}, two(left)},
+                       LinearOp{&second, norm.out, residual, two(out)}})
+        .size();
+  };
+  EXPECT_EQ(launches_of_two({}, right), 1u);
+  EXPECT_EQ(launches_of_two({}, pass.qkv_rows.columns(4, 8)), 2u);
+  EXPECT_EQ(launches_of_two({}, left), 2u);
+  // Rows of another length: its second lies where the first linear's second does.
+  EXPECT_EQ(launches_of_two({pass.memory[2] + 12, 2, 12, 12}, pass.o), 2u);
+  EXPECT_EQ(launches_of_two({pass.memory[3] + 24, 2, 12, 12}, pass.o), 1u);
 }
 
 // As when heads are masked: between attention, which still is one launch, and the projection.

@@ -43,18 +43,25 @@ Joined join_mlp(std::span<const Op> ops) {
           4};
 }
 
-/// Whether two ranges of columns of single rows share a number.
+/// Whether two sets of rows share a number. Rows of one stride are told apart by their columns.
 bool overlap(const Rows& a, const Rows& b) {
+  if (a.data == nullptr || b.data == nullptr) return false;
   const std::less<const float*> before;
-  return a.data != nullptr && b.data != nullptr && before(a.data, b.data + b.cols) &&
-         before(b.data, a.data + a.cols);
+  const auto end = [](const Rows& rows, std::int64_t count) {
+    return rows.data + (count - 1) * rows.stride + rows.cols;
+  };
+  const Rows& low = before(b.data, a.data) ? b : a;
+  const Rows& high = before(b.data, a.data) ? a : b;
+  if (low.stride == high.stride && before(high.data, low.data + low.stride)) {
+    return before(high.data, end(low, 1)) || end(high, 1) > low.data + low.stride;
+  }
+  return before(high.data, end(low, low.rows));
 }
 
-/// Products of one row, none of which reads or writes what another writes.
+/// Products none of which reads or writes what another writes.
 bool go_side_by_side(std::span<const LinearJob> jobs) {
   if (jobs.size() < 2 || static_cast<std::int64_t>(jobs.size()) > kMostSideBySide) return false;
   for (const LinearJob& job : jobs) {
-    if (job.x.rows != 1) return false;
     for (const LinearJob& other : jobs) {
       if (&other == &job) continue;
       for (const Rows& rows : {other.x, other.residual, other.out}) {

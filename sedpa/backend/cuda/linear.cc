@@ -40,6 +40,15 @@ bool is_all_bf16(const Weight& weight) {
       weight.bands, [](const WeightBand& b) { return packed_type(b.dtype) == Dtype::bf16; });
 }
 
+/// In the order of kPackedTypes.
+Dtype last_packed_type(const Weight& weight) {
+  Dtype last = kPackedTypes.front();
+  for (const Dtype type : kPackedTypes) {
+    if (has_packed_type(weight, type)) last = type;
+  }
+  return last;
+}
+
 /// Bytes of the widest packed number that a weight asks for.
 std::int64_t packed_bytes(const Weight& weight) {
   return has_packed_type(weight, Dtype::f32) ? 4 : 2;
@@ -72,6 +81,27 @@ Run single_run(const Weight& weight, std::int64_t begin, std::int64_t end) {
     if (run.count == end - begin) found = run;
   });
   return found;
+}
+
+/// What reads a linear's rows: the matrix, or the first of two factors.
+const Weight& reader(const Linear& linear) { return linear.b ? *linear.b : linear.a; }
+
+/// Whether what the first of two factors makes may stay in bf16, as the second reads it.
+bool stays_packed(const Linear& linear) {
+  return is_all_bf16(*linear.b) && is_all_bf16(linear.a) &&
+         packed_cols(linear.a.cols) == linear.a.cols;
+}
+
+/// Whether all jobs read the same rows, in one type.
+bool share_rows(std::span<const LinearJob> jobs) {
+  const LinearJob& first = jobs.front();
+  const Dtype type = last_packed_type(reader(*first.linear));
+  return std::ranges::all_of(jobs, [&](const LinearJob& job) {
+    return job.x == first.x && job.norm == first.norm &&
+           std::ranges::all_of(reader(*job.linear).bands, [&](const WeightBand& band) {
+             return packed_type(band.dtype) == type;
+           });
+  });
 }
 
 Rows range_or_none(Rows rows, std::int64_t begin, std::int64_t count) {
@@ -142,9 +172,15 @@ struct LinearRunner::Impl {
   Packed pack(Rows x, const Norm& norm, Dtype type, std::byte* to);
   void multiply(const Weight& weight, const Packed& x, const Part& part);
   void multiply_run(const Run& run, std::int64_t cols, const Packed& x, const Part& part);
-  void product(const Weight& weight, Rows x, const Norm& norm, std::span<const Part> parts);
-  void run_block(const LinearJob& job, float* up);
-  void run_rows(const LinearJob& job);
+  /// Beside packed rows.
+  struct Between {
+    std::byte* packed = nullptr;  // what the first of two factors makes of them
+    float* up = nullptr;          // swiglu's second half
+  };
+  [[nodiscard]] static std::vector<Part> parts_of(const LinearJob& job, float* up);
+  void begin_block(const LinearJob& job, const Packed& x, const Between& room);
+  void finish_block(const LinearJob& job, const Between& room);
+  void run_rows(std::span<const LinearJob> jobs);
   [[nodiscard]] static bool fits_packed(const MlpJob& job);
   void run_packed(const MlpJob& job);
 
@@ -348,68 +384,93 @@ void LinearRunner::Impl::multiply(const Weight& weight, const Packed& x, const P
   });
 }
 
-void LinearRunner::Impl::product(const Weight& weight, Rows x, const Norm& norm,
-                                 std::span<const Part> parts) {
-  for (const Dtype type : kPackedTypes) {
-    if (!has_packed_type(weight, type)) continue;
-    const Packed rows = pack(x, norm, type, packed());
-    for (const Part& part : parts) multiply(weight, rows, part);
-  }
+/// Where the last weight's products of a block of rows go. up: f32 [rows, out.cols] for swiglu.
+std::vector<LinearRunner::Impl::Part> LinearRunner::Impl::parts_of(const LinearJob& job,
+                                                                   float* up) {
+  const auto bytes_of = [](float* data) { return reinterpret_cast<std::byte*>(data); };
+  const Rows out = job.out;
+  Part first{.end = job.linear->a.rows,
+             .residual = job.residual,
+             .out = bytes_of(out.data),
+             .out_stride = out.stride};
+  if (!job.swiglu) return {first};
+  first.end = out.cols;
+  return {first,
+          {.begin = out.cols, .end = 2 * out.cols, .out = bytes_of(up), .out_stride = out.cols}};
 }
 
-/// A block of rows. up: f32 [rows, out.cols] for swiglu.
-void LinearRunner::Impl::run_block(const LinearJob& job, float* up) {
+/// A block of rows through what reads them: the whole matrix, or the first of two factors.
+void LinearRunner::Impl::begin_block(const LinearJob& job, const Packed& x, const Between& room) {
   const Linear& linear = *job.linear;
-  const auto bytes_of = [](float* data) { return reinterpret_cast<std::byte*>(data); };
-  Rows x = job.x;
-  Norm norm = job.norm;
-  if (linear.b) {
-    const std::int64_t rank = linear.b->rows;
-    const Part whole{.end = rank, .out = bytes_of(middle()), .out_stride = rank};
-    product(*linear.b, x, norm, {&whole, 1});
-    x = {middle(), x.rows, rank, rank};
-    norm = {};
-  }
-  const float* bias = linear.bias.data;
-  const Rows out = job.out;
-  if (!job.swiglu) {
-    const Part whole{.end = linear.a.rows,
-                     .residual = job.residual,
-                     .out = bytes_of(out.data),
-                     .out_stride = out.stride};
-    product(linear.a, x, norm, {&whole, 1});
-    if (bias != nullptr) add_bias(bias, out, stream);
+  if (!linear.b) {
+    for (const Part& part : parts_of(job, room.up)) multiply(linear.a, x, part);
     return;
   }
-  const std::int64_t width = out.cols;
-  const Rows up_rows{up, out.rows, width, width};
-  const Part parts[] = {
-      {.end = width, .out = bytes_of(out.data), .out_stride = out.stride},
-      {.begin = width, .end = 2 * width, .out = bytes_of(up), .out_stride = width},
-  };
-  product(linear.a, x, norm, parts);
-  if (bias != nullptr) {
-    add_bias(bias, out, stream);
-    add_bias(bias + width, up_rows, stream);
+  const std::int64_t rank = linear.b->rows;
+  Part whole{.end = rank, .out = reinterpret_cast<std::byte*>(middle()), .out_stride = rank};
+  if (stays_packed(linear)) {
+    whole.out = room.packed;
+    whole.out_type = Dtype::bf16;
   }
+  multiply(*linear.b, x, whole);
+}
+
+/// The second factor, bias and activation.
+void LinearRunner::Impl::finish_block(const LinearJob& job, const Between& room) {
+  const Linear& linear = *job.linear;
+  const Rows out = job.out;
+  if (linear.b) {
+    const std::int64_t rank = linear.b->rows;
+    const bool packed_already = stays_packed(linear);
+    for (const Dtype type : kPackedTypes) {
+      if (!has_packed_type(linear.a, type)) continue;
+      const Packed between = packed_already
+                                 ? Packed{type, room.packed, out.rows, rank}
+                                 : pack({middle(), out.rows, rank, rank}, {}, type, room.packed);
+      for (const Part& part : parts_of(job, room.up)) multiply(linear.a, between, part);
+    }
+  }
+  const float* bias = linear.bias.data;
+  if (bias != nullptr) add_bias(bias, out, stream);
+  if (!job.swiglu) return;
+  const Rows up_rows{room.up, out.rows, out.cols, out.cols};
+  if (bias != nullptr) add_bias(bias + out.cols, up_rows, stream);
   swiglu_in_place(out, up_rows, stream);
 }
 
-void LinearRunner::Impl::run_rows(const LinearJob& job) {
-  const Linear& linear = *job.linear;
-  std::int64_t packed_row = packed_cols(linear.a.cols) * packed_bytes(linear.a);
-  if (linear.b) {
-    packed_row = std::max(packed_row, packed_cols(linear.b->cols) * packed_bytes(*linear.b));
+/// Jobs that read the same rows, which are packed once: one job, or some that share_rows.
+void LinearRunner::Impl::run_rows(std::span<const LinearJob> jobs) {
+  std::int64_t x_row = 0;  // bytes
+  std::int64_t between_row = 0;
+  std::int64_t up_row = 0;
+  for (const LinearJob& job : jobs) {
+    const Linear& linear = *job.linear;
+    x_row = std::max(x_row, packed_cols(job.x.cols) * packed_bytes(reader(linear)));
+    if (linear.b) {
+      between_row = std::max(between_row, packed_cols(linear.a.cols) * packed_bytes(linear.a));
+    }
+    if (job.swiglu) up_row = std::max(up_row, 4 * job.out.cols);
   }
-  const std::int64_t up_row = job.swiglu ? 4 * job.out.cols : 0;
-  const std::int64_t most = block_rows(job.x.rows, packed_row + up_row);
-  for (std::int64_t first = 0; first < job.x.rows; first += most) {
-    const std::int64_t rows = std::min(most, job.x.rows - first);
-    LinearJob block = job;
-    block.x = job.x.range(first, rows);
-    block.residual = range_or_none(job.residual, first, rows);
-    block.out = job.out.range(first, rows);
-    run_block(block, reinterpret_cast<float*>(packed() + most * packed_row));
+  const LinearJob& any = jobs.front();
+  const std::int64_t most = block_rows(any.x.rows, x_row + between_row + up_row);
+  Between room;
+  room.packed = packed() + most * x_row;
+  room.up = reinterpret_cast<float*>(room.packed + most * between_row);
+  for (std::int64_t first = 0; first < any.x.rows; first += most) {
+    const std::int64_t rows = std::min(most, any.x.rows - first);
+    std::vector<LinearJob> block(jobs.begin(), jobs.end());
+    for (LinearJob& job : block) {
+      job.residual = range_or_none(job.residual, first, rows);
+      job.out = job.out.range(first, rows);
+    }
+    for (const Dtype type : kPackedTypes) {
+      if (!has_packed_type(reader(*any.linear), type)) continue;
+      const Packed x = pack(any.x.range(first, rows), any.norm, type, packed());
+      for (const LinearJob& job : block) {
+        begin_block(job, x, room);
+        if (type == last_packed_type(reader(*job.linear))) finish_block(job, room);
+      }
+    }
   }
 }
 
@@ -487,8 +548,9 @@ void LinearRunner::run(std::span<const LinearJob> jobs) {
     single = single && job.x.rows == 1 && !job.swiglu;
   }
   if (single && jobs.size() <= kMostSideBySide) return impl_->run_row(jobs);
+  if (jobs.size() > 1 && jobs.front().x.rows > 1 && share_rows(jobs)) return impl_->run_rows(jobs);
   for (const LinearJob& job : jobs) {
-    if (job.x.rows > 1) impl_->run_rows(job);
+    if (job.x.rows > 1) impl_->run_rows({&job, 1});
     if (job.x.rows == 1 && job.swiglu) impl_->run_swiglu_row(job);
     if (job.x.rows == 1 && !job.swiglu) impl_->run_row({&job, 1});
   }

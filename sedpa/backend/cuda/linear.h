@@ -24,6 +24,7 @@ class DecodeProgram;
 struct Norm {
   const float* weight = nullptr;  // [cols]; null: no norm
   float epsilon = 0;
+  bool operator==(const Norm&) const = default;
 };
 
 /// out = residual + linear(norm(x)); norm, residual optional. x [n, in], out [n, out] or, with
@@ -50,7 +51,7 @@ struct MlpJob {
   Rows out;
 };
 
-/// Linears of one row that go side by side: query, key and value.
+/// Linears that go side by side: query, key and value.
 inline constexpr std::int64_t kMostSideBySide = 3;
 
 class LinearRunner {
@@ -67,7 +68,8 @@ class LinearRunner {
   void run(const LinearJob& job);
   void run(const MlpJob& job);
   /// The same as one after the other. None reads or writes what another writes: single rows of up
-  /// to kMostSideBySide take no more time than one product of all their bytes.
+  /// to kMostSideBySide take no more time than one product of all their bytes, and many rows that
+  /// are the same for all are normed and rounded once.
   void run(std::span<const LinearJob> jobs);
   /// Products of single rows become phases of `program` where it takes them, until it is null
   /// again.
