@@ -6,8 +6,8 @@
 
 Weights are normal with the standard deviation that such models begin with, 0.02, and 0.02 / sqrt(2
 layers) for what adds to the residual stream, so that activations stay as they are over all layers.
-The same seed, device and shape give the same numbers. Every layer is a file. The tokenizer is the tiny one of
-tests/data/tokenizer/llama2, which knows fewer tokens than the model has rows for.
+The same seed, device and shape give the same numbers. Every layer is a file. The tokenizer is the
+tiny one of tests/data/tokenizer/llama2, filled up with tokens that no text gives.
 
 Takes torch where it is there, on a GPU by choice (13.5 GB in seconds), else numpy.
 """
@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import pathlib
-import shutil
 import struct
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -123,8 +122,11 @@ def main():
         max_position_embeddings=4096, rms_norm_eps=1e-5, rope_theta=10000.0, rope_scaling=None,
         tie_word_embeddings=False, attention_bias=False, bos_token_id=1, eos_token_id=2)  # fmt: skip
     (options.directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    tokenizer = HERE.parent / "data/tokenizer/llama2/tokenizer.json"
-    shutil.copy(tokenizer, options.directory / "tokenizer.json")
+    tokenizer = json.loads((HERE.parent / "data/tokenizer/llama2/tokenizer.json").read_text())
+    known = len(tokenizer["model"]["vocab"]) + sum(
+        token["content"] not in tokenizer["model"]["vocab"] for token in tokenizer["added_tokens"])
+    tokenizer["model"]["vocab"].update((f"<filler {i}>", i) for i in range(known, VOCABULARY))
+    (options.directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     print(f"{options.directory}: {layers} layers of {width}, {total} bytes of weights")
 
 
