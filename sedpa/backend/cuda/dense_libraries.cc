@@ -16,8 +16,7 @@ class Library {
     handle_ = ::dlopen(name_.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (handle_ != nullptr) return;
     const char* const why = ::dlerror();
-    fail("{}: cannot be opened, and compressing on a GPU needs it: {}", name_,
-         why != nullptr ? why : "no reason is given");
+    fail("compressing on a GPU needs cuBLAS and cuSOLVER: {}", why != nullptr ? why : name_);
   }
 
   template <class Function>
