@@ -40,10 +40,25 @@ std::map<std::string, Place> matrix_places(const Checkpoint& checkpoint, const M
   return places;
 }
 
-/// Rows of a matrix, one at a time.
+/// Rows of a matrix, one at a time and in order; from the source come as many as make a megabyte.
 GgufWriter::RowSource row_source(const WeightSource& weights, const Place& place) {
-  return [source = weights.matrix(place)](std::int64_t row, std::span<std::byte> out) {
-    source.read(row, 1, out.data());
+  constexpr std::int64_t kBytes = std::int64_t{1} << 20;
+  struct Ahead {
+    std::vector<std::byte> rows;
+    std::int64_t first = 0;
+    std::int64_t count = 0;
+  };
+  return [source = weights.matrix(place), ahead = std::make_shared<Ahead>()](
+             std::int64_t row, std::span<std::byte> out) {
+    const std::int64_t bytes = row_bytes(source.dtype, source.cols);
+    if (row < ahead->first || row >= ahead->first + ahead->count) {
+      ahead->first = row;
+      ahead->count = std::min(std::max<std::int64_t>(kBytes / bytes, 1), source.rows - row);
+      ahead->rows.resize(static_cast<std::size_t>(ahead->count * bytes));
+      source.read(row, ahead->count, ahead->rows.data());
+    }
+    std::copy_n(ahead->rows.data() + (row - ahead->first) * bytes, bytes, out.data());
+    if (row + 1 == source.rows) *ahead = {};
   };
 }
 

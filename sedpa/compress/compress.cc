@@ -48,6 +48,7 @@ class Compression {
               const std::string& output, const CompressProgress& progress)
       : engine_(engine),
         ops_(engine.ops()),
+        algebra_(ops_),
         config_(with_useful_ranks(engine.config())),
         heads_(options.thin ? options.thin->heads : engine.full_plan()),
         text_(text),
@@ -188,7 +189,7 @@ class Compression {
       return choices;
     }
     choices = options_.published
-                  ? singular_value_losses(engine_.weights(), config_, step_, progress_)
+                  ? singular_value_losses(algebra_, engine_.weights(), config_, step_, progress_)
                   : measured_losses(engine_, model(), text_, step_, progress_);
     json lists = json::array();
     for (const RankChoices& matrix : choices) lists.push_back(matrix.losses);
@@ -249,13 +250,13 @@ class Compression {
   }
 
   /// Replaces one projection; `inputs` null: by its singular values.
-  void replace(const Place& place, std::size_t projection, const Matrix* inputs) {
+  void replace(const Place& place, std::size_t projection, const DenseMatrix* inputs) {
     const std::int64_t rank = rank_of(place, projection);
     if (rank == 0) return;
-    Matrix w = read_matrix(model().weights, place);
-    const Decomposition decomposition = inputs != nullptr
-                                            ? Decomposition::of_outputs(std::move(w), *inputs)
-                                            : Decomposition::of_matrix(std::move(w));
+    DenseMatrix w = algebra_.load(model().weights.matrix(place));
+    const Decomposition decomposition =
+        inputs != nullptr ? Decomposition::of_outputs(algebra_, std::move(w), *inputs)
+                          : Decomposition::of_matrix(algebra_, std::move(w));
     // Heads that became thin may leave the output projection rows that no block divides.
     const bool fits = place.cols % block_size(type_) == 0;
     weights_->set(place, decomposition.cut(rank), fits ? type_ : Dtype::f16);
@@ -289,7 +290,7 @@ class Compression {
         factorize_layer(whole, i, text);
         weights_->save_layer(i, path, label());
       }
-      const Layer compressed = load_layer(base.config, i, *weights_, ops_);
+      const Layer compressed = with_attention(whole, base.config, i, *weights_, ops_);
       if (done) text.pass(compressed, i, step);
       original_probes.pass(thinning_ ? load_layer(config_, i, original.weights, ops_) : whole, i,
                            step);
@@ -312,30 +313,35 @@ class Compression {
       return;
     }
     LayerRunner& runner = text.runner();
-    CovarianceReader reader(ops_);
+    DenseOps& dense = algebra_.dense();
     {
-      Matrix inputs(config_.width, config_.width);
+      const DenseMatrix inputs = dense.make(config_.width, config_.width);
       for (std::size_t i = 0; i < text.size(); ++i) {
-        (void)reader.add(runner.normed(whole, text.of(i)), inputs);
+        const Rows h = runner.normed(whole, text.of(i));
+        dense.add_products(h, h, inputs);
       }
-      regularize(inputs);
+      regularize(dense, inputs);
       for (std::size_t i = 0; i + 1 < kProjections; ++i) replace(places[i], i, &inputs);
     }
     const RowStore heads(ops_, text.lengths(), whole.shape.out_cols);
     {
-      const Layer heads_cut = load_layer(config, index, *weights_, ops_);
-      Matrix inputs(whole.shape.out_cols, whole.shape.out_cols);
+      const Layer heads_cut = with_attention(whole, config, index, *weights_, ops_);
+      const DenseMatrix inputs = dense.make(whole.shape.out_cols, whole.shape.out_cols);
+      std::vector<float> numbers;
       for (std::size_t i = 0; i < text.size(); ++i) {
         show(index);
         const Rows o = text.attend(heads_cut, index, i);
-        const auto numbers = std::as_bytes(reader.add(o, inputs));
-        ops_.copy_from_host(numbers.data(), reinterpret_cast<std::byte*>(heads.of(i).data),
-                            numbers.size());
+        dense.add_products(o, o, inputs);
+        numbers.resize(static_cast<std::size_t>(o.rows * o.cols));
+        ops_.read(o, numbers.data());
+        const auto bytes = std::as_bytes(std::span(numbers));
+        ops_.copy_from_host(bytes.data(), reinterpret_cast<std::byte*>(heads.of(i).data),
+                            bytes.size());
       }
-      regularize(inputs);
+      regularize(dense, inputs);
       replace(places.back(), kProjections - 1, &inputs);
     }
-    const Layer compressed = load_layer(config, index, *weights_, ops_);
+    const Layer compressed = with_attention(whole, config, index, *weights_, ops_);
     for (std::size_t i = 0; i < text.size(); ++i) {
       show(index);
       runner.finish(compressed, text.of(i), heads.of(i), text.of(i));
@@ -366,6 +372,7 @@ class Compression {
 
   const Engine& engine_;
   Ops& ops_;
+  Algebra algebra_;
   ModelConfig config_;
   HeadPlan heads_;  // which stream while the model is looked at
   const CalibrationText& text_;
@@ -407,13 +414,14 @@ MemoryPlan plan_compression(const Engine& engine, const CalibrationText& text,
                         : config.width * (tokens + probes * (1 + 4 * std::int64_t{config.layers}));
   const std::int64_t cutting = (config.width + heads) * tokens + 2 * config.width * probes;
   const std::int64_t widest = std::max<std::int64_t>(config.width, heads);
-  constexpr std::int64_t kMatrices =
-      8;  // in f64 at once: covariances, and what a cut makes of them
-  const std::size_t factors =
-      options.makes_factors()
-          ? static_cast<std::size_t>(std::max(measuring, cutting)) * sizeof(float) +
-                static_cast<std::size_t>(kMatrices * widest * widest) * sizeof(double)
-          : 0;
+  // In f64 at once: two covariances, a matrix, and what a product or the eigenvectors make of them.
+  constexpr std::int64_t kMatrices = 5;
+  std::size_t factors = 0;
+  if (options.makes_factors()) {
+    factors = static_cast<std::size_t>(std::max(measuring, cutting)) * sizeof(float) +
+              static_cast<std::size_t>(kMatrices * widest * widest) * sizeof(double) +
+              Algebra(engine.ops()).dense().eigen_bytes(widest);
+  }
   const std::size_t thin = options.thin ? thinning_bytes(config, text) : 0;
   const HeadPlan plan = options.thin ? options.thin->heads : engine.full_plan();
   return {.weight_bytes = 2 * layer,

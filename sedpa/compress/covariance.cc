@@ -8,23 +8,14 @@ constexpr double kRidge = 1e-3;
 
 }  // namespace
 
-std::span<const float> CovarianceReader::add(Rows rows, Matrix& sum) {
-  numbers_.resize(static_cast<std::size_t>(rows.rows * rows.cols));
-  ops_.read(rows, numbers_.data());
-  rows_.rows = rows.rows;
-  rows_.cols = rows.cols;
-  rows_.numbers.assign(numbers_.begin(), numbers_.end());
-  add_products(rows_, sum);
-  return numbers_;
-}
-
-void regularize(Matrix& covariance) {
-  const std::int64_t n = covariance.rows;
+void regularize(DenseOps& dense, const DenseMatrix& covariance) {
+  std::vector<double> diagonal = dense.diagonal(covariance);
   double trace = 0;
-  for (std::int64_t i = 0; i < n; ++i) trace += covariance.at(i, i);
+  for (const double x : diagonal) trace += x;
   // Where nothing arrived at all, every direction counts alike.
-  const double ridge = trace > 0 ? kRidge * trace / static_cast<double>(n) : 1;
-  for (std::int64_t i = 0; i < n; ++i) covariance.at(i, i) += ridge;
+  const double ridge = trace > 0 ? kRidge * trace / static_cast<double>(diagonal.size()) : 1;
+  for (double& x : diagonal) x += ridge;
+  dense.set_diagonal(covariance, diagonal);
 }
 
 }  // namespace sedpa

@@ -6,10 +6,19 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sedpa/compress/lapack_ops.h"
 #include "sedpa/core/fail.h"
+#include "sedpa/format/quant_blocks.h"
 
 namespace sedpa {
 namespace {
+
+/// Bytes of rows that are copied to a backend at once; at least one row.
+constexpr std::int64_t kLoadBytes = std::int64_t{4} << 20;
+/// A product of n x n matrices takes 2 n^3 operations and sends 24 n^2 bytes: at 5 * 10^11 a second
+/// here and 8 * 10^9 bytes a second from memory that is not page-locked, both take as long at n =
+/// 750.
+constexpr std::int64_t kLeastForDevice = 1024;
 
 int as_int(std::int64_t size) { return static_cast<int>(size); }
 
@@ -91,6 +100,78 @@ Eigen eigen(Matrix symmetric) {
     std::reverse_copy(symmetric.row(i), symmetric.row(i) + n, found.vectors.row(i));
   }
   return found;
+}
+
+Algebra::Algebra(Ops& ops)
+    : ops_(ops),
+      lapack_(ops.dense() == nullptr ? make_lapack_ops(ops) : nullptr),
+      dense_(lapack_ ? lapack_.get() : ops.dense()) {}
+
+DenseMatrix Algebra::load(const MatrixSource& source) const {
+  const std::int64_t stored_bytes = row_bytes(source.dtype, source.cols);
+  const std::int64_t most = std::clamp<std::int64_t>(
+      kLoadBytes / (source.cols * static_cast<std::int64_t>(sizeof(float))), 1, source.rows);
+  std::vector<std::byte> stored(static_cast<std::size_t>(most * stored_bytes));
+  std::vector<float> numbers(static_cast<std::size_t>(most * source.cols));
+  const Buffer buffer = ops_.allocate(numbers.size() * sizeof(float));
+  DenseMatrix matrix = dense_->make(source.rows, source.cols);
+  for (std::int64_t first = 0; first < source.rows; first += most) {
+    const std::int64_t count = std::min(most, source.rows - first);
+    source.read(first, count, stored.data());
+    for (std::int64_t i = 0; i < count; ++i) {
+      dequantize_row(source.dtype, stored.data() + i * stored_bytes, source.cols,
+                     numbers.data() + i * source.cols);
+    }
+    ops_.copy_from_host(reinterpret_cast<const std::byte*>(numbers.data()), buffer.data,
+                        static_cast<std::size_t>(count * source.cols) * sizeof(float));
+    dense_->widen({buffer.floats(), count, source.cols, source.cols}, matrix.range(first, count));
+  }
+  return matrix;
+}
+
+Matrix Algebra::to_host(const DenseMatrix& m) const {
+  Matrix copy(m.rows, m.cols);
+  const bool whole = m.stride == m.cols;
+  const std::int64_t pieces = whole ? 1 : m.rows;
+  const std::int64_t size = whole ? m.rows * m.cols : m.cols;
+  for (std::int64_t i = 0; i < pieces; ++i) {
+    ops_.copy_to_host(reinterpret_cast<const std::byte*>(m.row(i)),
+                      reinterpret_cast<std::byte*>(copy.row(i)),
+                      static_cast<std::size_t>(size) * sizeof(double));
+  }
+  return copy;
+}
+
+DenseMatrix Algebra::to_backend(const Matrix& m) const {
+  DenseMatrix copy = dense_->make(m.rows, m.cols);
+  ops_.copy_from_host(reinterpret_cast<const std::byte*>(m.numbers.data()),
+                      reinterpret_cast<std::byte*>(copy.data), m.numbers.size() * sizeof(double));
+  return copy;
+}
+
+std::vector<float> Algebra::floats(const DenseMatrix& m) const {
+  std::vector<float> numbers(static_cast<std::size_t>(m.rows * m.cols));
+  const Buffer buffer = ops_.allocate(numbers.size() * sizeof(float));
+  const Rows rows{buffer.floats(), m.rows, m.cols, m.cols};
+  dense_->narrow(m, rows);
+  ops_.read(rows, numbers.data());
+  return numbers;
+}
+
+Matrix Algebra::multiply(const Matrix& x, const Matrix& y, Transposed transposed) const {
+  if (lapack_ || std::min({x.rows, x.cols, y.rows, y.cols}) < kLeastForDevice) {
+    return sedpa::multiply(x, y, transposed);
+  }
+  return to_host(dense_->multiply(to_backend(x), to_backend(y), transposed));
+}
+
+Matrix Algebra::solve(Matrix a, Matrix b) const {
+  if (lapack_ || std::min(a.rows, b.cols) < kLeastForDevice) {
+    return sedpa::solve(std::move(a), std::move(b));
+  }
+  const DenseMatrix solution = to_backend(b);
+  dense_->solve(to_backend(a), solution);
+  return to_host(solution);
 }
 
 }  // namespace sedpa

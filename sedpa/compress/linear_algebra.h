@@ -1,8 +1,12 @@
 #pragma once
-// Dense matrices in f64, by OpenBLAS and LAPACK.
+// Dense matrices in f64: on the host by OpenBLAS and LAPACK, and in a backend's memory by what it
+// has of its own (ops/dense_ops.h).
 #include <cstdint>
-#include <span>
+#include <memory>
 #include <vector>
+
+#include "sedpa/ops/dense_ops.h"
+#include "sedpa/ops/ops.h"
 
 namespace sedpa {
 
@@ -21,9 +25,6 @@ struct Matrix {
   [[nodiscard]] double& at(std::int64_t i, std::int64_t j) { return row(i)[j]; }
   [[nodiscard]] double at(std::int64_t i, std::int64_t j) const { return row(i)[j]; }
 };
-
-/// Which side of a product is read as its transpose.
-enum class Transposed : std::uint8_t { none, left, right };
 
 /// x y, x' y or x y'. Throws Error when the shapes do not fit.
 [[nodiscard]] Matrix multiply(const Matrix& x, const Matrix& y,
@@ -48,5 +49,32 @@ struct Eigen {
   Matrix vectors;              // [n, n]
 };
 [[nodiscard]] Eigen eigen(Matrix symmetric);
+
+/// Chooses where matrices are worked on.
+class Algebra {
+ public:
+  /// `ops` must outlive it.
+  explicit Algebra(Ops& ops);
+
+  /// On matrices in the backend's memory: its own operations, or LAPACK where it has none.
+  [[nodiscard]] DenseOps& dense() const { return *dense_; }
+  /// The numbers of `source` in the backend's memory, a few megabytes at a time.
+  [[nodiscard]] DenseMatrix load(const MatrixSource& source) const;
+  [[nodiscard]] DenseMatrix to_backend(const Matrix& m) const;
+  [[nodiscard]] Matrix to_host(const DenseMatrix& m) const;
+  /// Rounded to f32, row by row.
+  [[nodiscard]] std::vector<float> floats(const DenseMatrix& m) const;
+
+  /// The functions of the same names, for matrices of the host: on a device where they are so large
+  /// that the way there and back is the lesser part.
+  [[nodiscard]] Matrix multiply(const Matrix& x, const Matrix& y,
+                                Transposed transposed = Transposed::none) const;
+  [[nodiscard]] Matrix solve(Matrix a, Matrix b) const;
+
+ private:
+  Ops& ops_;
+  std::unique_ptr<DenseOps> lapack_;  // null where the backend has operations of its own
+  DenseOps* dense_;
+};
 
 }  // namespace sedpa

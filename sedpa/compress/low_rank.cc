@@ -6,14 +6,14 @@
 
 namespace sedpa {
 
-Decomposition::Decomposition(Matrix w, const Matrix& energy) : w_(std::move(w)) {
-  Eigen found = eigen(energy);
-  directions_ = std::move(found.vectors);
+Decomposition::Decomposition(const Algebra& algebra, DenseMatrix w, DenseMatrix energy)
+    : algebra_(algebra), w_(std::move(w)), directions_(std::move(energy)) {
+  const std::vector<double> values = algebra_.dense().eigen(directions_);
   // Rounding may leave eigenvalues a little below zero.
   double tail = 0;
-  lost_.assign(found.values.size() + 1, 0.0);
-  for (std::size_t i = found.values.size(); i-- > 0;) {
-    tail += std::max(found.values[i], 0.0);
+  lost_.assign(values.size() + 1, 0.0);
+  for (std::size_t i = values.size(); i-- > 0;) {
+    tail += std::max(values[i], 0.0);
     lost_[i] = tail;
   }
   if (tail > 0) {
@@ -21,14 +21,16 @@ Decomposition::Decomposition(Matrix w, const Matrix& energy) : w_(std::move(w)) 
   }
 }
 
-Decomposition Decomposition::of_matrix(Matrix w) {
-  const Matrix energy = multiply(w, w, Transposed::right);
-  return {std::move(w), energy};
+Decomposition Decomposition::of_matrix(const Algebra& algebra, DenseMatrix w) {
+  DenseMatrix energy = algebra.dense().multiply(w, w, Transposed::right);
+  return {algebra, std::move(w), std::move(energy)};
 }
 
-Decomposition Decomposition::of_outputs(Matrix w, const Matrix& inputs) {
-  const Matrix energy = multiply(multiply(w, inputs), w, Transposed::right);
-  return {std::move(w), energy};
+Decomposition Decomposition::of_outputs(const Algebra& algebra, DenseMatrix w,
+                                        const DenseMatrix& inputs) {
+  DenseOps& dense = algebra.dense();
+  DenseMatrix energy = dense.multiply(dense.multiply(w, inputs), w, Transposed::right);
+  return {algebra, std::move(w), std::move(energy)};
 }
 
 double Decomposition::lost(std::int64_t rank) const {
@@ -39,16 +41,10 @@ Factors Decomposition::cut(std::int64_t rank) const {
   if (rank < 1 || rank > std::min(rows(), cols())) {
     fail("rank is {}, expected 1 to {}", rank, std::min(rows(), cols()));
   }
-  Factors factors;
-  factors.rank = rank;
-  Matrix u(rows(), rank);
-  for (std::int64_t i = 0; i < rows(); ++i) {
-    std::copy_n(directions_.row(i), rank, u.row(i));
-  }
-  const Matrix b = multiply(u, w_, Transposed::left);
-  factors.a.assign(u.numbers.begin(), u.numbers.end());
-  factors.b.assign(b.numbers.begin(), b.numbers.end());
-  return factors;
+  const DenseMatrix u = directions_.columns(0, rank);
+  return {.a = algebra_.floats(u),
+          .b = algebra_.floats(algebra_.dense().multiply(u, w_, Transposed::left)),
+          .rank = rank};
 }
 
 }  // namespace sedpa

@@ -15,15 +15,16 @@ struct Factors {
 };
 
 /// The directions of a projection's output in order of what they carry: of all A B of rank r, A =
-/// U_r, B = U_r' W loses least.
+/// U_r, B = U_r' W loses least. Matrices stay in the backend's memory; `algebra` must outlive it.
 class Decomposition {
  public:
   /// W by itself: the truncated singular value decomposition (Eckart and Young 1936); errors are
   /// squared singular values.
-  [[nodiscard]] static Decomposition of_matrix(Matrix w);
+  [[nodiscard]] static Decomposition of_matrix(const Algebra& algebra, DenseMatrix w);
   /// W by what its output carries on the calibration text: U are eigenvectors of W S W' with S the
   /// covariance of the input, which needs no inverse (Swift-SVD, arXiv 2604.01609).
-  [[nodiscard]] static Decomposition of_outputs(Matrix w, const Matrix& inputs);
+  [[nodiscard]] static Decomposition of_outputs(const Algebra& algebra, DenseMatrix w,
+                                                const DenseMatrix& inputs);
 
   [[nodiscard]] std::int64_t rows() const { return w_.rows; }
   [[nodiscard]] std::int64_t cols() const { return w_.cols; }
@@ -34,10 +35,11 @@ class Decomposition {
   [[nodiscard]] Factors cut(std::int64_t rank) const;
 
  private:
-  Decomposition(Matrix w, const Matrix& energy);
+  Decomposition(const Algebra& algebra, DenseMatrix w, DenseMatrix energy);
 
-  Matrix w_;
-  Matrix directions_;         // [rows, rows], as columns
+  const Algebra& algebra_;
+  DenseMatrix w_;
+  DenseMatrix directions_;    // [rows, rows], as columns
   std::vector<double> lost_;  // [rows + 1], by rank
 };
 

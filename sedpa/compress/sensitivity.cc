@@ -26,6 +26,7 @@ class Survey {
   Survey(const Engine& engine, const ModelView& model, const CalibrationText& text,
          std::int64_t step)
       : ops_(engine.ops()),
+        algebra_(ops_),
         model_(model),
         config_(model.config),
         text_(text),
@@ -47,7 +48,8 @@ class Survey {
         FactoredWeights weights(source);
         weights.set(attention_places(config_, i)[k], factors[k], Dtype::f32);
         cut.emplace_back(ops_, whole.lengths(), config_.width);
-        whole.pass(load_layer(config_, i, weights, ops_), i, whole.rows(), cut.back(), step);
+        whole.pass(with_attention(layer, config_, i, weights, ops_), i, whole.rows(), cut.back(),
+                   step);
       }
       whole.pass(layer, i, step);
     }
@@ -61,24 +63,25 @@ class Survey {
   std::vector<Factors> cut_layer(const Layer& layer, std::int32_t index, const Stream& text,
                                  const std::function<void()>& step) {
     const std::int64_t head_cols = layer.shape.out_cols;
-    Matrix of_input(config_.width, config_.width);
-    Matrix of_heads(head_cols, head_cols);
-    CovarianceReader reader(ops_);
+    DenseOps& dense = algebra_.dense();
+    const DenseMatrix of_input = dense.make(config_.width, config_.width);
+    const DenseMatrix of_heads = dense.make(head_cols, head_cols);
     for (std::size_t i = 0; i < text.size(); ++i) {
       step();
       const Rows rows = text.of(i);
-      (void)reader.add(text.runner().normed(layer, rows), of_input);
+      const Rows h = text.runner().normed(layer, rows);
+      dense.add_products(h, h, of_input);
       const Rows o = text.attend(layer, index, i);
-      (void)reader.add(o, of_heads);
+      dense.add_products(o, o, of_heads);
       text.runner().finish(layer, rows, o, rows);
     }
-    regularize(of_input);
-    regularize(of_heads);
+    regularize(dense, of_input);
+    regularize(dense, of_heads);
     std::vector<Factors> factors;
     for (const Place& place : attention_places(config_, index)) {
       const bool output = place.role == Role::attention_output;
-      const auto decomposition = Decomposition::of_outputs(read_matrix(model_.weights, place),
-                                                           output ? of_heads : of_input);
+      const auto decomposition = Decomposition::of_outputs(
+          algebra_, algebra_.load(model_.weights.matrix(place)), output ? of_heads : of_input);
       RankChoices choices = choices_of(place, step_);
       for (const std::int64_t rank : choices.ranks) {
         choices.losses.push_back(decomposition.lost(rank));
@@ -110,6 +113,7 @@ class Survey {
   }
 
   Ops& ops_;
+  Algebra algebra_;
   const ModelView& model_;
   const ModelConfig& config_;
   const CalibrationText& text_;
@@ -150,13 +154,14 @@ Matrix read_matrix(const WeightSource& source, const Place& place) {
   return matrix;
 }
 
-std::vector<RankChoices> singular_value_losses(const WeightSource& source,
+std::vector<RankChoices> singular_value_losses(const Algebra& algebra, const WeightSource& source,
                                                const ModelConfig& config, std::int64_t step,
                                                const CompressProgress& progress) {
   std::vector<RankChoices> all;
   for (const Place& place : all_attention_places(config)) {
     progress("decomposing", place.layer, config.layers);
-    const auto decomposition = Decomposition::of_matrix(read_matrix(source, place));
+    const auto decomposition =
+        Decomposition::of_matrix(algebra, algebra.load(source.matrix(place)));
     RankChoices choices = choices_of(place, step);
     for (const std::int64_t rank : choices.ranks) {
       choices.losses.push_back(decomposition.lost(rank));

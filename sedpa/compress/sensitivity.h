@@ -22,12 +22,13 @@ using CompressProgress =
 /// The ranks that a matrix may be cut to: multiples of `step` whose factors are smaller than it.
 [[nodiscard]] std::vector<std::int64_t> useful_ranks(const Place& matrix, std::int64_t step);
 
-/// The numbers of a matrix. Throws Error when it is not there.
+/// The numbers of a matrix, on the host. Throws Error when it is not there.
 [[nodiscard]] Matrix read_matrix(const WeightSource& source, const Place& place);
 
 /// For every attention projection, the share of its squared singular values that each rank leaves
 /// out.
-[[nodiscard]] std::vector<RankChoices> singular_value_losses(const WeightSource& source,
+[[nodiscard]] std::vector<RankChoices> singular_value_losses(const Algebra& algebra,
+                                                             const WeightSource& source,
                                                              const ModelConfig& config,
                                                              std::int64_t step,
                                                              const CompressProgress& progress);

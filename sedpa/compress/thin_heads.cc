@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "sedpa/compress/covariance.h"
 #include "sedpa/compress/parts.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/core/hash.h"
@@ -20,13 +19,20 @@ constexpr const char* kLosses = "thin-losses.json";
 /// f16.
 constexpr std::int64_t kKvBytes = 2;
 
-Matrix read_rows(Ops& ops, Rows rows) {
-  std::vector<float> numbers(static_cast<std::size_t>(rows.rows * rows.cols));
-  ops.read(rows, numbers.data());
-  Matrix matrix(rows.rows, rows.cols);
-  matrix.numbers.assign(numbers.begin(), numbers.end());
-  return matrix;
-}
+/// Rows of one sequence in memory of their own, for what is there only until the next call.
+struct KeptRows {
+  Buffer buffer;
+  Rows rows;
+
+  KeptRows(Ops& ops, Rows from) {
+    std::vector<float> numbers(static_cast<std::size_t>(from.rows * from.cols));
+    ops.read(from, numbers.data());
+    const auto bytes = std::as_bytes(std::span(numbers));
+    buffer = ops.allocate(bytes.size());
+    ops.copy_from_host(bytes.data(), buffer.data, bytes.size());
+    rows = {buffer.floats(), from.rows, from.cols, from.cols};
+  }
+};
 
 }  // namespace
 
@@ -35,6 +41,7 @@ HeadThinning::HeadThinning(const Engine& engine, const ModelConfig& config,
                            std::optional<Dtype> type, const CompressProgress& progress)
     : engine_(engine),
       ops_(engine.ops()),
+      algebra_(ops_),
       config_(config),
       text_(text),
       request_(request),
@@ -190,18 +197,19 @@ void HeadThinning::add_trials(const Layer& layer, std::int32_t index, Stream& te
                               const Stream& whole, std::vector<Trial>& trials) {
   const auto step = [&] { show("measuring"); };
   LayerSigns signs = no_signs(index);
-  CovarianceReader reader(ops_);
+  const DenseMatrix own = algebra_.dense().make(layer.shape.out_cols, layer.shape.out_cols);
   for (std::size_t i = 0; i < text.size(); ++i) {
     step();
     const Rows o = text.attend(layer, index, i);
     read_scores(layer, index, text.runner().projected(layer, o.rows), signs);
-    (void)reader.add(o, signs.outputs.own);
+    algebra_.dense().add_products(o, o, own);
     text.runner().finish(layer, text.of(i), o, text.of(i));
   }
+  signs.outputs.own = algebra_.to_host(own);
   signs.outputs.cross = signs.outputs.own;
   const auto run = [&](const ThinWeights& weights) {
     trials.push_back({index, RowStore(ops_, whole.lengths(), config_.width)});
-    whole.pass(load_layer(weights.config(), index, weights, ops_), index, whole.rows(),
+    whole.pass(with_attention(layer, weights.config(), index, weights, ops_), index, whole.rows(),
                trials.back().rows, step);
   };
   if (cuts_keys_) {
@@ -283,7 +291,7 @@ void HeadThinning::cut(const Parts& parts) {
       cut_layer(original, i, original_text, text);
       thin_.save_layer(i, path, label());
     }
-    const Layer thin = load_layer(thin_.config(), i, thin_, ops_);
+    const Layer thin = with_attention(original, thin_.config(), i, thin_, ops_);
     text.pass(thin, i, step);
     original_probes.pass(original, i, step);
     probes.pass(thin, i, step);
@@ -312,25 +320,25 @@ void HeadThinning::cut_layer(const Layer& original, std::int32_t index, Stream& 
     }
     set_keys(thin_, index, cuts_of(index, cuts, 0));
   }
-  const Layer keys_cut = load_layer(thin_.config(), index, thin_, ops_);
+  const Layer keys_cut = with_attention(original, thin_.config(), index, thin_, ops_);
+  DenseOps& dense = algebra_.dense();
+  const DenseMatrix own = dense.make(original.shape.out_cols, original.shape.out_cols);
+  const DenseMatrix cross = dense.make(own.rows, own.cols);
   for (std::size_t i = 0; i < text.size(); ++i) {
     step();
     const Rows wanted = original_text.attend(original, index, i);
-    const Matrix target = read_rows(ops_, wanted);
+    const KeptRows target(ops_, wanted);
     text.runner().finish(original, original_text.of(i), wanted, original_text.of(i));
-    const Matrix heads = read_rows(ops_, text.attend(keys_cut, index, i));
-    add_products(heads, signs.outputs.own);
-    const Matrix cross = multiply(target, heads, Transposed::left);
-    for (std::size_t k = 0; k < cross.numbers.size(); ++k) {
-      signs.outputs.cross.numbers[k] += cross.numbers[k];
-    }
+    const Rows heads = text.attend(keys_cut, index, i);
+    dense.add_products(heads, heads, own);
+    dense.add_products(target.rows, heads, cross);
   }
+  signs.outputs = {algebra_.to_host(own), algebra_.to_host(cross)};
   set_values(thin_, index, signs.outputs, widths.value);
 }
 
 HeadThinning::LayerSigns HeadThinning::no_signs(std::int32_t layer) const {
-  const std::int64_t cols = config_.attention().out_cols();
-  LayerSigns signs{.scores = {}, .outputs = {Matrix(cols, cols), Matrix(cols, cols)}};
+  LayerSigns signs;
   signs.scores.assign(thin_heads(layer).size(),
                       std::vector<Matrix>(static_cast<std::size_t>(group()),
                                           Matrix(config_.head_dim, config_.head_dim)));
@@ -394,7 +402,7 @@ void HeadThinning::set_values(ThinWeights& to, std::int32_t layer, const HeadOut
   for (const HeadWidths& head : heads.widths) widths.push_back(head.value);
   const auto places = attention_places(config_, layer);
   const ValueCut cut =
-      cut_values(read_matrix(original_.weights, places[3]), outputs, widths, group());
+      cut_values(algebra_, read_matrix(original_.weights, places[3]), outputs, widths, group());
   const Projection whole = read_projection(original_.weights, places[2]);
   const auto project = [&](const Matrix& m) {
     return m.rows == 0 ? Matrix() : project_values(m, cut.directions);

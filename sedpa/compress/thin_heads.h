@@ -94,6 +94,7 @@ class HeadThinning {
 
   const Engine& engine_;
   Ops& ops_;
+  Algebra algebra_;
   const ModelConfig& config_;
   const CalibrationText& text_;
   const ThinRequest& request_;

@@ -59,14 +59,15 @@ double mean_diagonal(const Matrix& m) {
 
 class Alternation {
  public:
-  Alternation(const Matrix& w, const HeadOutputs& outputs, std::span<const std::int32_t> widths,
-              std::int64_t group)
-      : group_(group),
+  Alternation(const Algebra& algebra, const Matrix& w, const HeadOutputs& outputs,
+              std::span<const std::int32_t> widths, std::int64_t group)
+      : algebra_(algebra),
+        group_(group),
         dim_(w.cols / (group * std::ssize(widths))),
         widths_(widths),
         w_(w),
         own_(outputs.own),
-        target_(multiply(w, outputs.cross)) {
+        target_(algebra.multiply(w, outputs.cross)) {
     const double mean = mean_diagonal(own_);
     const double least = mean > 0 ? kLeastRidge * mean : 1;
     ridge_ = kRidge * mean;
@@ -146,7 +147,7 @@ class Alternation {
     add_to_diagonal(seen, ridge_);
     Matrix wanted = onto_directions(target_);
     add(wanted, alone(), ridge_);
-    cut_.output = transposed(solve(std::move(seen), transposed(wanted)));
+    cut_.output = transposed(algebra_.solve(std::move(seen), transposed(wanted)));
   }
 
   /// W_h own_hh R' (R own_hh R')^-1, query head after query head.
@@ -176,7 +177,7 @@ class Alternation {
     {
       // W' B own = W' (own B')'.
       const Matrix half = onto_directions(own_);
-      add(missing, multiply(cut_.output, half, Transposed::right), -1);
+      add(missing, algebra_.multiply(cut_.output, half, Transposed::right), -1);
     }
     std::vector<Matrix> readers;  // [group], [rows, width]
     for (std::int64_t g = 0; g < group_; ++g) {
@@ -229,6 +230,7 @@ class Alternation {
     orthonormalize_rows(directions(k));
   }
 
+  const Algebra& algebra_;
   std::int64_t group_;
   std::int64_t dim_;
   std::span<const std::int32_t> widths_;
@@ -241,9 +243,9 @@ class Alternation {
 
 }  // namespace
 
-ValueCut cut_values(const Matrix& w, const HeadOutputs& outputs,
+ValueCut cut_values(const Algebra& algebra, const Matrix& w, const HeadOutputs& outputs,
                     std::span<const std::int32_t> widths, std::int64_t group, int rounds) {
-  Alternation alternation(w, outputs, widths, group);
+  Alternation alternation(algebra, w, outputs, widths, group);
   for (int i = 0; i < rounds; ++i) alternation.improve();
   return alternation.result();
 }

@@ -30,9 +30,9 @@ inline constexpr int kValueRounds = 3;
 /// round R given W' (conjugate gradients, head after head) and W' again. W [rows, query_heads *
 /// head_dim]; widths [kv_heads]. Where the text shows little, W' stays near what makes the best of
 /// each head alone; where it shows nothing, W counts by itself.
-[[nodiscard]] ValueCut cut_values(const Matrix& w, const HeadOutputs& outputs,
-                                  std::span<const std::int32_t> widths, std::int64_t group,
-                                  int rounds = kValueRounds);
+[[nodiscard]] ValueCut cut_values(const Algebra& algebra, const Matrix& w,
+                                  const HeadOutputs& outputs, std::span<const std::int32_t> widths,
+                                  std::int64_t group, int rounds = kValueRounds);
 
 /// Rows of a value projection [kv_heads * head_dim, cols] taken onto the directions.
 [[nodiscard]] Matrix project_values(const Matrix& whole, std::span<const Matrix> directions);

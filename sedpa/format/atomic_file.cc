@@ -12,6 +12,11 @@
 #include "sedpa/core/fail.h"
 
 namespace sedpa {
+namespace {
+
+constexpr std::size_t kPendingBytes = std::size_t{1} << 20;
+
+}  // namespace
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
   static std::atomic<unsigned> counter{0};  // two writers of one process never share a name
@@ -29,6 +34,17 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
+  if (pending_.size() + bytes.size() > kPendingBytes) flush();
+  if (bytes.size() >= kPendingBytes) return write_now(bytes);
+  pending_.insert(pending_.end(), bytes.begin(), bytes.end());
+}
+
+void AtomicFile::flush() {
+  write_now(pending_);
+  pending_.clear();
+}
+
+void AtomicFile::write_now(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ::ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
@@ -38,6 +54,7 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
 }
 
 void AtomicFile::commit() {
+  flush();
   if (::fsync(descriptor_) != 0 && errno != EINVAL) fail_with_errno("write");
   if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail_with_errno("rename into place");
   ::close(std::exchange(descriptor_, -1));

@@ -3,6 +3,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace sedpa {
 
@@ -16,16 +17,20 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
   ~AtomicFile();
 
+  /// Small pieces are written together.
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
   void commit();
 
  private:
+  void flush();
+  void write_now(std::span<const std::byte> bytes);
   [[noreturn]] void fail_with_errno(const char* doing) const;
 
   std::string path_;
   std::string temporary_;
   int descriptor_ = -1;
+  std::vector<std::byte> pending_;
 };
 
 }  // namespace sedpa

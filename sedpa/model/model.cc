@@ -236,8 +236,8 @@ void walk_parts(const WeightSource& source, std::vector<Linear>& parts,
 }
 
 template <class Visitor>
-void walk_layer(const ModelConfig& c, const WeightSource& source, std::int32_t i, Layer& layer,
-                Visitor& visit) {
+void walk_attention(const ModelConfig& c, const WeightSource& source, std::int32_t i, Layer& layer,
+                    Visitor& visit) {
   const auto attention = attention_places(c, i);
   visit.shape(layer.shape, c, i);
   visit.vector(layer.attention_norm, {Role::attention_norm, i, 0, c.width});
@@ -247,6 +247,12 @@ void walk_layer(const ModelConfig& c, const WeightSource& source, std::int32_t i
     visit.vector(layer.key_norm, {Role::key_norm, i, 0, c.head_dim});
   }
   walk_linear(source, layer.output, std::span(attention).last(1), visit);
+}
+
+template <class Visitor>
+void walk_layer(const ModelConfig& c, const WeightSource& source, std::int32_t i, Layer& layer,
+                Visitor& visit) {
+  walk_attention(c, source, i, layer, visit);
   visit.vector(layer.mlp_norm, {Role::mlp_norm, i, 0, c.width});
   const Place gate_up[] = {{Role::gate, i, c.mlp_width, c.width},
                            {Role::up, i, c.mlp_width, c.width}};
@@ -315,6 +321,18 @@ Layer load_layer(const ModelConfig& config, std::int32_t layer, const WeightSour
   Loader loader(source, ops, nobody, 0);
   Layer loaded;
   walk_layer(config, source, layer, loaded, loader);
+  return loaded;
+}
+
+Layer with_attention(const Layer& layer, const ModelConfig& config, std::int32_t index,
+                     const WeightSource& source, Ops& ops) {
+  const Progress nobody;
+  Loader loader(source, ops, nobody, 0);
+  Layer loaded;
+  loaded.mlp_norm = layer.mlp_norm;
+  loaded.gate_up = layer.gate_up;
+  loaded.down = layer.down;
+  walk_attention(config, source, index, loaded, loader);
   return loaded;
 }
 

@@ -75,6 +75,10 @@ using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 /// One layer alone.
 [[nodiscard]] Layer load_layer(const ModelConfig& config, std::int32_t layer,
                                const WeightSource& source, Ops& ops);
+/// The same layer with what stands before its MLP as `source` has it; the MLP is shared with
+/// `layer`, not loaded again.
+[[nodiscard]] Layer with_attention(const Layer& layer, const ModelConfig& config,
+                                   std::int32_t index, const WeightSource& source, Ops& ops);
 /// The same for a checkpoint and adapters.
 [[nodiscard]] WeightPlan plan_weights(const Checkpoint& checkpoint,
                                       std::span<const LoraAdapter> adapters, const Ops& ops);

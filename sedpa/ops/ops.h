@@ -26,6 +26,7 @@
 
 namespace sedpa {
 
+class DenseOps;
 class TrainOps;
 
 /// Memory of a backend, returned when the last copy goes.
@@ -61,6 +62,9 @@ class Ops {
   [[nodiscard]] virtual OpsTraits traits() const = 0;
   /// What training needs besides, on the same stream (ops/train_ops.h). It lives as long as this.
   [[nodiscard]] virtual TrainOps& train() = 0;
+  /// Dense algebra in this backend's memory, on the same stream (ops/dense_ops.h). It lives as long
+  /// as this. Null: the memory is the host's, where LAPACK works.
+  [[nodiscard]] virtual DenseOps* dense() { return nullptr; }
 
   // --- Memory -------------------------------------------------------------------------------
   /// Zero-filled memory of this backend.

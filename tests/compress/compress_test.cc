@@ -14,6 +14,9 @@
 #include "tests/format/support.h"
 #include "tests/support/f32_engine.h"
 #include "tests/support/tiny_model.h"
+#ifdef SEDPA_HAVE_CUDA
+#include "sedpa/backend/cuda/cuda_ops.h"
+#endif
 
 namespace sedpa::test {
 namespace {
@@ -107,6 +110,34 @@ TEST_F(Compress, CalibratedLosesLessThanSingularValuesOfTheSameSize) {
   EXPECT_LT(calibrated.kl_running, published.kl_running);
   expect_counted(published, folder_ / "published.gguf");
 }
+
+#ifdef SEDPA_HAVE_CUDA
+TEST_F(Compress, OnAGpuAsOnTheHost) {
+  if (cuda_devices().empty()) GTEST_SKIP() << "no GPU";
+  const auto on_gpu = [&](const CompressOptions& options, const std::string& output) {
+    EngineOptions gpu = f32_engine(model_);
+    gpu.device = "cuda";
+    gpu.compute = Compute::fast;
+    const Engine engine(gpu);
+    EXPECT_GT(plan_compression(engine, text_, options).total(), 0u);
+    return compress(engine, text_, options, output, kSilent);
+  };
+  // By singular values alone, numbers of the files in f64: the same but for rounding.
+  const CompressOptions published{.published = heads(0), .cut = 0.4};
+  const CompressResult host = run(published, output_);
+  const std::string from_gpu = folder_ / "gpu.gguf";
+  EXPECT_EQ(on_gpu(published, from_gpu).ranks, host.ranks);
+  const auto tokens = some_tokens(32, 77);
+  EXPECT_LT(largest_difference(logits_of(output_, tokens), logits_of(from_gpu, tokens)), 1e-3);
+  // By what a text shows: passes of a GPU round otherwise, and may choose a little otherwise.
+  const CompressResult calibrated = run({.cut = 0.4}, folder_ / "calibrated.gguf");
+  const CompressResult found = on_gpu({.cut = 0.4}, folder_ / "calibrated-gpu.gguf");
+  EXPECT_LE(static_cast<double>(found.attention_after),
+            0.6 * static_cast<double>(found.attention_before));
+  EXPECT_NEAR(found.kl_running, calibrated.kl_running, 0.2 * calibrated.kl_running);
+  expect_counted(found, folder_ / "calibrated-gpu.gguf");
+}
+#endif
 
 TEST_F(Compress, PublishedLeavesLayersThatRetrieveAlone) {
   const CompressResult result = run({.published = heads(3)}, output_);

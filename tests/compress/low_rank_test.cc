@@ -10,6 +10,7 @@
 
 #include "sedpa/compress/covariance.h"
 #include "sedpa/core/error.h"
+#include "tests/compress/host_algebra.h"
 
 namespace sedpa {
 namespace {
@@ -122,6 +123,21 @@ double rival(const Matrix& y, const Matrix& x, std::int64_t rank, std::uint64_t 
 
 constexpr double kRounding = 1e-5;  // factors are f32
 
+Decomposition of_matrix(const Matrix& w) {
+  const Algebra& algebra = test::host_algebra();
+  return Decomposition::of_matrix(algebra, algebra.to_backend(w));
+}
+Decomposition of_outputs(const Matrix& w, const Matrix& sums) {
+  const Algebra& algebra = test::host_algebra();
+  return Decomposition::of_outputs(algebra, algebra.to_backend(w), algebra.to_backend(sums));
+}
+Matrix regularized(const Matrix& sums) {
+  const Algebra& algebra = test::host_algebra();
+  const DenseMatrix m = algebra.to_backend(sums);
+  regularize(algebra.dense(), m);
+  return algebra.to_host(m);
+}
+
 TEST(LowRank, WithoutInputsLosesTheSmallSingularValues) {
   // Known singular values between random directions, made orthonormal by Gram and Schmidt.
   const std::vector<double> values = {9, 5, 4, 1, 0.5};
@@ -146,7 +162,7 @@ TEST(LowRank, WithoutInputsLosesTheSmallSingularValues) {
     }
   }
   const Matrix w = plain_product(transposed(scaled), directions(7, 3));
-  const auto found = Decomposition::of_matrix(w);
+  const auto found = of_matrix(w);
   const double all = squared(w);
   double tail = all;
   for (std::int64_t rank = 1; rank <= 5; ++rank) {
@@ -161,7 +177,7 @@ TEST(LowRank, OfOutputsLosesLeastOfThem) {
   const Matrix w = random_matrix(7, 6, 11);
   const Matrix x = inputs(6, 40, 12);
   const Matrix y = plain_product(w, x);
-  const auto found = Decomposition::of_outputs(w, covariance(x));
+  const auto found = of_outputs(w, covariance(x));
   for (std::int64_t rank = 1; rank <= 5; ++rank) {
     const double lost = distance(y, plain_product(product_of(found.cut(rank), 7, 6), x));
     EXPECT_NEAR(lost, found.lost(rank) * squared(y), kRounding * squared(y));
@@ -169,7 +185,7 @@ TEST(LowRank, OfOutputsLosesLeastOfThem) {
       EXPECT_LE(lost, rival(y, x, rank, seed) + kRounding * squared(y));
     }
     // Singular values of the matrix alone know nothing of the inputs.
-    const auto blind = Decomposition::of_matrix(w).cut(rank);
+    const auto blind = of_matrix(w).cut(rank);
     EXPECT_LT(lost, distance(y, plain_product(product_of(blind, 7, 6), x)));
   }
 }
@@ -177,17 +193,15 @@ TEST(LowRank, OfOutputsLosesLeastOfThem) {
 // Fewer rows than inputs: what they do not show is decided by the matrix itself.
 TEST(LowRank, FewInputsLeaveTheRestToTheMatrix) {
   const Matrix w = random_matrix(5, 6, 31);
-  Matrix nothing(6, 6);
-  regularize(nothing);
-  const auto found = Decomposition::of_outputs(w, nothing);
-  const auto blind = Decomposition::of_matrix(w);
+  const Matrix nothing = regularized(Matrix(6, 6));
+  const auto found = of_outputs(w, nothing);
+  const auto blind = of_matrix(w);
   for (std::int64_t rank = 0; rank <= 5; ++rank) {
     EXPECT_NEAR(found.lost(rank), blind.lost(rank), 1e-9);
   }
   const Matrix x = inputs(6, 3, 32);
-  Matrix sum = covariance(x);
-  regularize(sum);
-  const auto few = Decomposition::of_outputs(w, sum);
+  const Matrix sum = regularized(covariance(x));
+  const auto few = of_outputs(w, sum);
   EXPECT_LT(distance(w, product_of(few.cut(5), 5, 6)), kRounding * squared(w));
   const Matrix y = plain_product(w, x);
   EXPECT_LT(distance(y, plain_product(product_of(few.cut(3), 5, 6), x)), 1e-2 * squared(y));
@@ -196,7 +210,7 @@ TEST(LowRank, FewInputsLeaveTheRestToTheMatrix) {
 TEST(LowRank, FullRankIsTheMatrix) {
   for (const auto& [rows, cols] : {std::pair{6, 9}, {9, 6}, {8, 8}}) {
     const Matrix w = random_matrix(rows, cols, 41);
-    const auto found = Decomposition::of_matrix(w);
+    const auto found = of_matrix(w);
     const std::int64_t rank = std::min(rows, cols);
     EXPECT_LT(distance(w, product_of(found.cut(rank), rows, cols)), 1e-10 * squared(w));
     EXPECT_THROW((void)found.cut(rank + 1), Error);
@@ -207,7 +221,7 @@ TEST(LowRank, FullRankIsTheMatrix) {
 TEST(LowRank, RefusesWhatIsNoNumber) {
   Matrix w = random_matrix(4, 4, 51);
   w.at(1, 2) = std::nan("");
-  EXPECT_THROW((void)Decomposition::of_matrix(w), Error);
+  EXPECT_THROW((void)of_matrix(w), Error);
 }
 
 TEST(LowRank, UsefulRanksAreThoseThatSave) {

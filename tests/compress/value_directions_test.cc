@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tests/compress/host_algebra.h"
 #include "tests/compress/random_matrix.h"
 
 namespace sedpa::test {
@@ -71,7 +72,8 @@ TEST(ValueCut, EachRoundLeavesLess) {
   const std::vector<std::int32_t> widths = {6, 10};
   double before = 1e300;
   for (const int rounds : {0, 1, 2, 3, 6}) {
-    const ValueCut cut = cut_values(w, sums_of(outputs, target), widths, kGroup, rounds);
+    const ValueCut cut =
+        cut_values(host_algebra(), w, sums_of(outputs, target), widths, kGroup, rounds);
     ASSERT_EQ(cut.output.cols, kGroup * 16);
     const double error = error_of(w, cut, outputs, target);
     EXPECT_LT(error, before) << rounds;
@@ -92,7 +94,7 @@ TEST(ValueCut, TheOutputMatrixIsFitted) {
   const Matrix w = random_matrix(kRows, kHeads * kDim, 4);
   const Matrix outputs = some_outputs(5);
   const std::vector<std::int32_t> widths = {8, 8};
-  const ValueCut cut = cut_values(w, sums_of(outputs, outputs), widths, kGroup);
+  const ValueCut cut = cut_values(host_algebra(), w, sums_of(outputs, outputs), widths, kGroup);
   const double least = error_of(w, cut, outputs, outputs);
   EXPECT_GT(least, 0);
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
@@ -118,7 +120,7 @@ TEST(ValueCut, WhatIsFlatLosesNothing) {
     }
   }
   const std::vector<std::int32_t> widths = {5, 5};
-  const ValueCut cut = cut_values(w, sums_of(outputs, outputs), widths, kGroup);
+  const ValueCut cut = cut_values(host_algebra(), w, sums_of(outputs, outputs), widths, kGroup);
   const double whole = square_of(multiply(outputs, w, Transposed::right));
   EXPECT_LT(error_of(w, cut, outputs, outputs), 1e-6 * whole);
 }
@@ -127,7 +129,7 @@ TEST(ValueCut, WholeHeadsStayWhatTheyAre) {
   const Matrix w = random_matrix(kRows, kHeads * kDim, 8);
   const Matrix outputs = some_outputs(9);
   const std::vector<std::int32_t> widths = {kDim, kDim};
-  const ValueCut cut = cut_values(w, sums_of(outputs, outputs), widths, kGroup);
+  const ValueCut cut = cut_values(host_algebra(), w, sums_of(outputs, outputs), widths, kGroup);
   const Matrix whole = whole_of(cut);
   for (std::size_t i = 0; i < w.numbers.size(); ++i) {
     EXPECT_NEAR(whole.numbers[i], w.numbers[i], 1e-8);
@@ -141,7 +143,7 @@ TEST(ValueCut, NothingSeenIsNoReasonToFail) {
   const Matrix w = random_matrix(kRows, kHeads * kDim, 11);
   const Matrix none(kHeads * kDim, kHeads * kDim);
   const std::vector<std::int32_t> widths = {8, kDim};
-  const ValueCut cut = cut_values(w, {none, none}, widths, kGroup);
+  const ValueCut cut = cut_values(host_algebra(), w, {none, none}, widths, kGroup);
   const Matrix whole = whole_of(cut);
   double lost = 0;
   for (std::size_t i = 0; i < w.numbers.size(); ++i) {

@@ -7,6 +7,7 @@
 #include "sedpa/backend/cuda/attention.h"
 #include "sedpa/backend/cuda/ceilings.h"
 #include "sedpa/backend/cuda/decode_program.h"
+#include "sedpa/backend/cuda/dense_ops.h"
 #include "sedpa/backend/cuda/device.h"
 #include "sedpa/backend/cuda/elementwise.h"
 #include "sedpa/backend/cuda/fusion.h"
@@ -101,6 +102,7 @@ class CudaOps final : public Ops {
         linear_(device_, stream_.get()),
         attention_(device_, stream_.get()),
         train_(make_train_ops(stream_.get(), [this] { flush(); })),
+        dense_(make_dense_ops(stream_.get())),
         argmax_(kArgmaxBlocks * (sizeof(float) + sizeof(std::int32_t)) + sizeof(std::int32_t)),
         pinned_(kPinnedBytes) {}
   ~CudaOps() override { (void)cudaStreamSynchronize(stream_.get()); }
@@ -115,6 +117,7 @@ class CudaOps final : public Ops {
   }
 
   [[nodiscard]] TrainOps& train() override { return *train_; }
+  [[nodiscard]] DenseOps* dense() override { return dense_.get(); }
 
   // --- Memory -------------------------------------------------------------------------------
   Buffer allocate(std::size_t bytes) override {
@@ -346,6 +349,7 @@ class CudaOps final : public Ops {
   LinearRunner linear_;
   AttentionRunner attention_;
   std::unique_ptr<TrainOps> train_;
+  std::unique_ptr<DenseOps> dense_;
   DeviceMemory argmax_;  // [values | indices | result]
   PinnedMemory pinned_;
   OpList ops_;  // of the pass that is being written down
