@@ -197,17 +197,21 @@ void expect_dense_copies(Ops& ops, DenseOps& dense) {
 
 void expect_dense_products(Ops& ops, DenseOps& dense) {
   std::uint64_t seed = 10;
-  for (const auto& [rows, depth, cols] :
-       {std::tuple{1, 1, 1}, {5, 3, 7}, {64, 200, 33}, {129, 65, 130}}) {
-    SCOPED_TRACE(rows);
-    const Numbers x = random_numbers(rows, depth, ++seed);
-    const Numbers y = random_numbers(depth, cols, ++seed);
+  struct Shape {
+    int rows;
+    int depth;
+    int cols;
+  };
+  for (const Shape& shape : {Shape{1, 1, 1}, {5, 3, 7}, {64, 200, 33}, {129, 65, 130}}) {
+    SCOPED_TRACE(shape.rows);
+    const Numbers x = random_numbers(shape.rows, shape.depth, ++seed);
+    const Numbers y = random_numbers(shape.depth, shape.cols, ++seed);
     const Numbers expected = product(x, y);
     const Numbers size = product(absolute(x), absolute(y));
     const auto check = [&](const Numbers& left, const Numbers& right, Transposed transposed) {
       const DenseMatrix out =
           dense.multiply(send(ops, dense, left), send(ops, dense, right), transposed);
-      expect_near(fetch(ops, out), expected, size, depth);
+      expect_near(fetch(ops, out), expected, size, shape.depth);
     };
     check(x, y, Transposed::none);
     check(transposed(x), y, Transposed::left);
