@@ -434,6 +434,7 @@ MemoryPlan plan_compression(const Engine& engine, const CalibrationText& text,
 CompressResult compress(const Engine& engine, const CalibrationText& text,
                         const CompressOptions& options, const std::string& output,
                         const CompressProgress& progress) {
+  const BlasThreads threads(engine.threads());
   return Compression(engine, text, options, output, progress).run();
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "sedpa/core/fail.h"
@@ -16,8 +17,9 @@ constexpr double kRidge = 1e-3;
 constexpr double kLeastShare = 1e-3;
 constexpr std::int64_t kSampleEvery = 32;
 constexpr std::int64_t kLeastSample = 16;
-/// Queries whose errors are formed side by side.
-constexpr std::int64_t kBatch = 8;
+/// Parts of the sampled queries that are added up side by side, then one after the other: the same
+/// sum, whatever the number of threads.
+constexpr std::int64_t kSlices = 16;
 
 /// A 2 x 2 block of a symmetric matrix, and its inverse times a vector.
 struct Block {
@@ -145,18 +147,19 @@ void ScoreReader::errors(const float* query, std::span<const float> qkv, std::in
 void ScoreReader::add(std::span<const float> qkv, std::int64_t cols, const HeadColumns& head,
                       const HeadClass& sees, std::span<Matrix> forms) {
   const auto rows = sample(std::ssize(qkv) / cols);
-  std::vector<Matrix> batch(kBatch);
-  for (std::size_t g = 0; g < forms.size(); ++g) {
-    const std::int64_t column = head.query + static_cast<std::int64_t>(g) * head.key_dim;
-    for (std::size_t done = 0; done < rows.size(); done += batch.size()) {
-      const std::size_t count = std::min(batch.size(), rows.size() - done);
-      pool_.for_each(static_cast<std::int64_t>(count), [&](std::int64_t i, int) {
-        const std::int64_t at = rows[done + static_cast<std::size_t>(i)];
-        errors(qkv.data() + at * cols + column, qkv, cols, head, sees, at,
-               batch[static_cast<std::size_t>(i)]);
-      });
-      for (std::size_t i = 0; i < count; ++i) add_products(batch[i], forms[g]);
+  const BlasThreads alone(1);  // each thread of the pool has products of its own
+  std::vector<Matrix> sums(forms.size() * kSlices, Matrix(head.key_dim, head.key_dim));
+  pool_.for_each(std::ssize(sums), [&](std::int64_t part, int) {
+    const std::int64_t column = head.query + part / kSlices * head.key_dim;
+    Matrix of_query;
+    for (auto i = static_cast<std::size_t>(part % kSlices); i < rows.size(); i += kSlices) {
+      errors(qkv.data() + rows[i] * cols + column, qkv, cols, head, sees, rows[i], of_query);
+      add_products(of_query, sums[static_cast<std::size_t>(part)]);
     }
+  });
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    std::vector<double>& form = forms[i / kSlices].numbers;
+    std::ranges::transform(form, sums[i].numbers, form.begin(), std::plus<>());
   }
 }
 

@@ -24,6 +24,11 @@ int as_int(std::int64_t size) { return static_cast<int>(size); }
 
 }  // namespace
 
+BlasThreads::BlasThreads(int count) : before_(openblas_get_num_threads()) {
+  openblas_set_num_threads(count);
+}
+BlasThreads::~BlasThreads() { openblas_set_num_threads(before_); }
+
 Matrix multiply(const Matrix& x, const Matrix& y, Transposed transposed) {
   const bool left = transposed == Transposed::left;
   const bool right = transposed == Transposed::right;

@@ -26,6 +26,18 @@ struct Matrix {
   [[nodiscard]] double at(std::int64_t i, std::int64_t j) const { return row(i)[j]; }
 };
 
+/// How many threads of their own OpenBLAS and LAPACK may use while it lives.
+class BlasThreads {
+ public:
+  explicit BlasThreads(int count);
+  ~BlasThreads();
+  BlasThreads(const BlasThreads&) = delete;
+  BlasThreads& operator=(const BlasThreads&) = delete;
+
+ private:
+  int before_;
+};
+
 /// x y, x' y or x y'. Throws Error when the shapes do not fit.
 [[nodiscard]] Matrix multiply(const Matrix& x, const Matrix& y,
                               Transposed transposed = Transposed::none);
