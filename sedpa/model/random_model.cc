@@ -7,6 +7,7 @@
 #include <cstring>
 #include <optional>
 #include <random>
+#include <span>
 #include <string_view>
 
 #include "sedpa/core/fail.h"
@@ -37,10 +38,49 @@ constexpr std::array<Shape, 8> kShapes = {{
     {"llama3-70b", 80, 8192, 64, 8, 128, 28672, 128256, 8192, 500000, false},
 }};
 
-constexpr std::array<Dtype, 8> kDtypes = {Dtype::f32,  Dtype::f16,  Dtype::bf16, Dtype::q8_0,
-                                          Dtype::q4_0, Dtype::q4_1, Dtype::q5_0, Dtype::q5_1};
+constexpr std::array kDtypes = {Dtype::f32,  Dtype::f16,  Dtype::bf16, Dtype::q8_0,
+                                Dtype::q4_0, Dtype::q4_1, Dtype::q5_0, Dtype::q5_1,
+                                Dtype::q4_k, Dtype::q5_k, Dtype::q6_k, Dtype::iq4_nl};
 
 constexpr std::int64_t kRows = 61;  // different rows of each width: prime, so that tiles differ
+
+/// A type that is read but not written: blocks of any bytes are numbers once their factors are set.
+struct ChanceBlocks {
+  Dtype dtype;
+  std::int64_t factor_at;        // f16, in the block
+  std::int64_t least_factor_at;  // f16; 0: there is none
+  double spread;                 // root mean square of a block's numbers, in factors
+  double least;                  // the factor of minimums that makes their mean zero, in factors
+};
+constexpr std::array<ChanceBlocks, 4> kChanceBlocks = {{
+    {Dtype::q4_k, 0, 2, 258, 7.5},
+    {Dtype::q5_k, 0, 2, 526, 15.5},
+    {Dtype::q6_k, 208, 0, 1365, 0},
+    {Dtype::iq4_nl, 0, 0, 67.4, 0},
+}};
+
+const ChanceBlocks* chance_blocks(Dtype dtype) {
+  const auto* const found = std::ranges::find(kChanceBlocks, dtype, &ChanceBlocks::dtype);
+  return found == kChanceBlocks.end() ? nullptr : found;
+}
+
+/// Blocks whose numbers have this root mean square.
+void fill(const ChanceBlocks& of, double size, std::mt19937_64& random,
+          std::span<std::byte> blocks) {
+  for (std::byte& b : blocks) b = static_cast<std::byte>(random() >> 56);
+  const auto put = [&](std::size_t at, double factor) {
+    const std::uint16_t bits = f32_to_f16(static_cast<float>(factor));
+    std::memcpy(blocks.data() + at, &bits, sizeof bits);
+  };
+  const auto bytes = static_cast<std::size_t>(block_bytes(of.dtype));
+  const double factor = size / of.spread;
+  for (std::size_t at = 0; at < blocks.size(); at += bytes) {
+    put(at + static_cast<std::size_t>(of.factor_at), factor);
+    if (of.least_factor_at > 0) {
+      put(at + static_cast<std::size_t>(of.least_factor_at), factor * of.least);
+    }
+  }
+}
 
 std::string shape_names() {
   std::string names;
@@ -109,6 +149,13 @@ ThinHeads equal_heads(const ModelConfig& c, HeadWidths widths) {
       c, {.prefix = "", .key_widths = keys, .value_widths = values, .rope_planes = planes});
 }
 
+/// Numbers of a matrix's row, of every kind that there is; 0: no factors.
+std::array<std::int64_t, 4> row_widths(const NamedShape& shape) {
+  const ModelConfig& config = shape.config;
+  return {config.width, layer_columns(config, 0).out_cols,  // layers are alike
+          config.mlp_width, shape.rank};
+}
+
 }  // namespace
 
 NamedShape parse_shape(const std::string& text) {
@@ -150,6 +197,11 @@ NamedShape parse_shape(const std::string& text) {
   c.rope_dim = shape->head_dim;
   c.rope_base = shape->rope_base;
   if (widths.key > 0) c.thin = equal_heads(c, widths);
+  for (const std::int64_t cols : row_widths(result)) {
+    if (cols % block_size(result.dtype) == 0) continue;
+    fail("shape '{}' has rows of {} numbers, but {} comes in blocks of {}", text, cols,
+         name(result.dtype), block_size(result.dtype));
+  }
   return result;
 }
 
@@ -158,17 +210,18 @@ RandomWeights::RandomWeights(const NamedShape& shape)
       dtype_(shape.dtype),
       rank_(shape.rank),
       first_factored_(shape.config.layers / 4) {
-  const ModelConfig& config = shape.config;
   std::mt19937_64 random(1);
-  const std::int64_t head_cols = layer_columns(config, 0).out_cols;  // layers are alike
-  for (const std::int64_t cols :
-       {std::int64_t{config.width}, head_cols, std::int64_t{config.mlp_width}, rank_}) {
+  for (const std::int64_t cols : row_widths(shape)) {
     std::vector<std::byte>& rows = rows_[cols];
     if (!rows.empty() || cols == 0) continue;
     const std::int64_t stride = row_bytes(dtype_, cols);
     rows.resize(static_cast<std::size_t>(kRows * stride));
     // Of a size that keeps activations near theirs, so that nothing overflows or vanishes.
     const double size = std::sqrt(3.0 / static_cast<double>(cols));
+    if (const auto* const blocks = chance_blocks(dtype_)) {
+      fill(*blocks, size / std::sqrt(3.0), random, rows);
+      continue;
+    }
     std::vector<float> row(static_cast<std::size_t>(cols));
     for (std::int64_t i = 0; i < kRows; ++i) {
       for (float& number : row) {

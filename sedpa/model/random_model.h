@@ -28,7 +28,8 @@ struct NamedShape {
 /// memory is written.
 class RandomWeights final : public WeightSource {
  public:
-  /// `shape.dtype` is one that quantize_row writes.
+  /// Drawn evenly and quantised, or, of types that are not written, blocks by chance of the same
+  /// size.
   explicit RandomWeights(const NamedShape& shape);
 
   [[nodiscard]] bool has(const Place& place) const override;
