@@ -28,7 +28,7 @@ function(sedpa_cpu_kernels)
   # options come behind those that switch sanitizers on.
   if(SEDPA_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
     set_source_files_properties(${ARG_SOURCES} PROPERTIES COMPILE_OPTIONS
-      "-fno-sanitize=pointer-overflow;-fsanitize-address-outline-instrumentation")
+      "-fno-sanitize=pointer-overflow,fuzzer-no-link;-fsanitize-address-outline-instrumentation")
   endif()
 
   set(levels_baseline 0)
