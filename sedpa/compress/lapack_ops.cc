@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sedpa/compress/linear_algebra.h"
 #include "sedpa/core/fail.h"
 
 namespace sedpa {
@@ -83,6 +84,7 @@ class LapackOps final : public DenseOps {
 
   void solve(const DenseMatrix& a, const DenseMatrix& b) override {
     check_equations(a, b);
+    const auto threads = BlasThreads::for_work(a.rows * a.rows * (a.rows + b.cols));
     const int status = LAPACKE_dposv(LAPACK_ROW_MAJOR, 'U', as_int(a.rows), as_int(b.cols), a.data,
                                      as_int(a.stride), b.data, as_int(b.stride));
     if (status != 0) fail_not_definite(a.rows, status);
@@ -92,6 +94,7 @@ class LapackOps final : public DenseOps {
     if (!is_finite(symmetric)) fail_not_finite();
     const std::int64_t n = symmetric.rows;
     std::vector<double> values(static_cast<std::size_t>(n));
+    const auto threads = BlasThreads::for_work(4 * n * n * n);
     // What LAPACK takes for columns are the rows: one vector each, the smallest value first.
     const int status =
         LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'L', as_int(n), symmetric.data,
@@ -125,6 +128,7 @@ class LapackOps final : public DenseOps {
     const auto turned = [&](Transposed side) {
       return transposed == side ? CblasTrans : CblasNoTrans;
     };
+    const auto threads = BlasThreads::for_work(shape.rows * shape.cols * shape.depth);
     cblas_dgemm(CblasRowMajor, turned(Transposed::left), turned(Transposed::right),
                 as_int(shape.rows), as_int(shape.cols), as_int(shape.depth), 1.0, x.data,
                 as_int(x.stride), y.data, as_int(y.stride), beta, out.data, as_int(out.stride));

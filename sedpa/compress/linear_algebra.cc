@@ -24,10 +24,16 @@ int as_int(std::int64_t size) { return static_cast<int>(size); }
 
 }  // namespace
 
-BlasThreads::BlasThreads(int count) : before_(openblas_get_num_threads()) {
-  openblas_set_num_threads(count);
+BlasThreads::BlasThreads(int count) : before_(openblas_get_num_threads()), now_(count) {
+  if (now_ != before_) openblas_set_num_threads(now_);
 }
-BlasThreads::~BlasThreads() { openblas_set_num_threads(before_); }
+BlasThreads::~BlasThreads() {
+  if (now_ != before_) openblas_set_num_threads(before_);
+}
+BlasThreads BlasThreads::for_work(std::int64_t multiplications) {
+  constexpr std::int64_t kFew = std::int64_t{1} << 24;  // milliseconds of one thread
+  return BlasThreads(multiplications < kFew ? 1 : openblas_get_num_threads());
+}
 
 Matrix multiply(const Matrix& x, const Matrix& y, Transposed transposed) {
   const bool left = transposed == Transposed::left;
@@ -37,6 +43,7 @@ Matrix multiply(const Matrix& x, const Matrix& y, Transposed transposed) {
     fail("matrices of {} x {} and {} x {} cannot be multiplied", x.rows, x.cols, y.rows, y.cols);
   }
   Matrix product(left ? x.cols : x.rows, right ? y.rows : y.cols);
+  const auto threads = BlasThreads::for_work(product.rows * product.cols * depth);
   cblas_dgemm(CblasRowMajor, left ? CblasTrans : CblasNoTrans, right ? CblasTrans : CblasNoTrans,
               as_int(product.rows), as_int(product.cols), as_int(depth), 1.0, x.numbers.data(),
               as_int(x.cols), y.numbers.data(), as_int(y.cols), 0.0, product.numbers.data(),
@@ -48,6 +55,7 @@ void add_products(const Matrix& x, Matrix& sum) {
   if (x.cols != sum.rows || x.cols != sum.cols) {
     fail("products of rows of {} numbers do not add up to {} x {}", x.cols, sum.rows, sum.cols);
   }
+  const auto threads = BlasThreads::for_work(x.rows * sum.rows * sum.cols);
   cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, as_int(sum.rows), as_int(sum.cols),
               as_int(x.rows), 1.0, x.numbers.data(), as_int(x.cols), x.numbers.data(),
               as_int(x.cols), 1.0, sum.numbers.data(), as_int(sum.cols));
@@ -69,6 +77,7 @@ Matrix solve(Matrix a, Matrix b) {
   if (a.rows != a.cols || a.rows != b.rows) {
     fail("equations of {} x {} do not go with {} x {} right sides", a.rows, a.cols, b.rows, b.cols);
   }
+  const auto threads = BlasThreads::for_work(a.rows * a.rows * (a.rows + b.cols));
   const int status =
       LAPACKE_dposv(LAPACK_ROW_MAJOR, 'U', as_int(a.rows), as_int(b.cols), a.numbers.data(),
                     as_int(a.cols), b.numbers.data(), as_int(b.cols));
@@ -79,6 +88,7 @@ Matrix solve(Matrix a, Matrix b) {
 }
 
 void orthonormalize_rows(Matrix& m) {
+  const auto threads = BlasThreads::for_work(2 * m.rows * m.rows * m.cols);
   // What LAPACK takes for columns are the rows.
   std::vector<double> scales(static_cast<std::size_t>(m.rows));
   const int n = as_int(m.cols);
@@ -96,6 +106,7 @@ Eigen eigen(Matrix symmetric) {
   }
   const std::int64_t n = symmetric.rows;
   Eigen found{.values = std::vector<double>(static_cast<std::size_t>(n)), .vectors = Matrix(n, n)};
+  const auto threads = BlasThreads::for_work(4 * n * n * n);
   const int status = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', as_int(n), symmetric.numbers.data(),
                                     as_int(n), found.values.data());
   if (status != 0) fail("the eigenvectors of a {} x {} matrix were not found ({})", n, n, status);

@@ -26,16 +26,21 @@ struct Matrix {
   [[nodiscard]] double at(std::int64_t i, std::int64_t j) const { return row(i)[j]; }
 };
 
-/// How many threads of their own OpenBLAS and LAPACK may use while it lives.
+/// How many threads of their own OpenBLAS and LAPACK may use while it lives. Of the whole process:
+/// while several threads call them, set nothing but what holds already.
 class BlasThreads {
  public:
   explicit BlasThreads(int count);
   ~BlasThreads();
+  /// For so many multiplications: one thread for few, since threads take as long to meet, and on a
+  /// machine that others use much longer; else as many as are allowed.
+  [[nodiscard]] static BlasThreads for_work(std::int64_t multiplications);
   BlasThreads(const BlasThreads&) = delete;
   BlasThreads& operator=(const BlasThreads&) = delete;
 
  private:
   int before_;
+  int now_;
 };
 
 /// x y, x' y or x y'. Throws Error when the shapes do not fit.
