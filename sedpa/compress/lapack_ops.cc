@@ -12,8 +12,6 @@
 namespace sedpa {
 namespace {
 
-/// Rows that are widened at once.
-constexpr std::int64_t kSlabRows = 1024;
 /// Numbers of a side of the squares in which a matrix is turned.
 constexpr std::int64_t kTile = 32;
 
@@ -46,26 +44,6 @@ class LapackOps final : public DenseOps {
       std::transform(from.row(i), from.row(i) + from.cols, to.row(i),
                      [](double x) { return static_cast<float>(x); });
     }
-  }
-
-  void add_products(Rows x, Rows y, const DenseMatrix& sum) override {
-    check_products(x, y, sum);
-    const std::int64_t most = std::min(kSlabRows, x.rows);
-    const DenseMatrix x_slab = make(most, x.cols);
-    const DenseMatrix y_slab = x == y ? x_slab : make(most, y.cols);
-    for (std::int64_t first = 0; first < x.rows; first += most) {
-      const std::int64_t count = std::min(most, x.rows - first);
-      widen(x.range(first, count), x_slab.range(0, count));
-      if (x != y) widen(y.range(first, count), y_slab.range(0, count));
-      product(x_slab.range(0, count), y_slab.range(0, count), Transposed::left, 1, sum);
-    }
-  }
-  [[nodiscard]] DenseMatrix multiply(const DenseMatrix& x, const DenseMatrix& y,
-                                     Transposed transposed) override {
-    const ProductShape shape = product_shape(x, y, transposed);
-    const DenseMatrix out = make(shape.rows, shape.cols);
-    product(x, y, transposed, 0, out);
-    return out;
   }
 
   [[nodiscard]] std::vector<double> diagonal(const DenseMatrix& m) override {
@@ -121,9 +99,8 @@ class LapackOps final : public DenseOps {
   }
 
  private:
-  /// out = product + beta out
-  static void product(const DenseMatrix& x, const DenseMatrix& y, Transposed transposed,
-                      double beta, const DenseMatrix& out) {
+  void product(const DenseMatrix& x, const DenseMatrix& y, Transposed transposed, double beta,
+               const DenseMatrix& out) override {
     const ProductShape shape = product_shape(x, y, transposed);
     const auto turned = [&](Transposed side) {
       return transposed == side ? CblasTrans : CblasNoTrans;

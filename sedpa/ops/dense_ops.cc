@@ -1,10 +1,39 @@
 #include "sedpa/ops/dense_ops.h"
 
+#include <algorithm>
+
 #include "sedpa/core/fail.h"
 
 namespace sedpa {
+namespace {
+
+/// Rows that are widened at once.
+constexpr std::int64_t kSlabRows = 1024;
+
+}  // namespace
 
 DenseOps::~DenseOps() = default;
+
+void DenseOps::add_products(Rows x, Rows y, const DenseMatrix& sum) {
+  check_products(x, y, sum);
+  const std::int64_t most = std::min(kSlabRows, x.rows);
+  if (most == 0) return;
+  const DenseMatrix x_slab = make(most, x.cols);
+  const DenseMatrix y_slab = x == y ? x_slab : make(most, y.cols);
+  for (std::int64_t first = 0; first < x.rows; first += most) {
+    const std::int64_t count = std::min(most, x.rows - first);
+    widen(x.range(first, count), x_slab.range(0, count));
+    if (x != y) widen(y.range(first, count), y_slab.range(0, count));
+    product(x_slab.range(0, count), y_slab.range(0, count), Transposed::left, 1, sum);
+  }
+}
+
+DenseMatrix DenseOps::multiply(const DenseMatrix& x, const DenseMatrix& y, Transposed transposed) {
+  const ProductShape shape = product_shape(x, y, transposed);
+  DenseMatrix out = make(shape.rows, shape.cols);
+  product(x, y, transposed, 0, out);
+  return out;
+}
 
 ProductShape product_shape(const DenseMatrix& x, const DenseMatrix& y, Transposed transposed) {
   const bool left = transposed == Transposed::left;

@@ -51,10 +51,10 @@ class DenseOps {
   virtual void narrow(const DenseMatrix& from, Rows to) = 0;
 
   /// sum += x' y for rows x [n, sum.rows] and y [n, sum.cols]; y may be x.
-  virtual void add_products(Rows x, Rows y, const DenseMatrix& sum) = 0;
+  void add_products(Rows x, Rows y, const DenseMatrix& sum);
   /// x y, x' y or x y'.
-  [[nodiscard]] virtual DenseMatrix multiply(const DenseMatrix& x, const DenseMatrix& y,
-                                             Transposed transposed = Transposed::none) = 0;
+  [[nodiscard]] DenseMatrix multiply(const DenseMatrix& x, const DenseMatrix& y,
+                                     Transposed transposed = Transposed::none);
 
   /// The numbers [n] on the diagonal of a square matrix; set: in their place.
   [[nodiscard]] virtual std::vector<double> diagonal(const DenseMatrix& m) = 0;
@@ -69,6 +69,11 @@ class DenseOps {
   [[nodiscard]] virtual std::vector<double> eigen(DenseMatrix& symmetric) = 0;
   /// The most bytes that `eigen` of n x n takes besides the matrix.
   [[nodiscard]] virtual std::size_t eigen_bytes(std::int64_t n) = 0;
+
+ private:
+  /// out = product + beta out. Shapes fit.
+  virtual void product(const DenseMatrix& x, const DenseMatrix& y, Transposed transposed,
+                       double beta, const DenseMatrix& out) = 0;
 };
 
 /// What implementations have in common: the shape of a product, and refusals.

@@ -12,9 +12,6 @@
 namespace sedpa::cuda {
 namespace {
 
-/// Rows that are widened at once.
-constexpr std::int64_t kSlabRows = 4096;
-
 void check_blas(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   // The same codes as cuBLASLt's, which has words for them and is linked.
@@ -80,27 +77,6 @@ class CudaDenseOps final : public DenseOps {
   void narrow(const DenseMatrix& from, Rows to) override {
     check_same_shape(to, from);
     cuda::narrow(view(from), to, stream_);
-  }
-
-  void add_products(Rows x, Rows y, const DenseMatrix& sum) override {
-    check_products(x, y, sum);
-    const std::int64_t most = std::min(kSlabRows, x.rows);
-    if (most == 0) return;
-    const DenseMatrix x_slab = make(most, x.cols);
-    const DenseMatrix y_slab = x == y ? x_slab : make(most, y.cols);
-    for (std::int64_t first = 0; first < x.rows; first += most) {
-      const std::int64_t count = std::min(most, x.rows - first);
-      widen(x.range(first, count), x_slab.range(0, count));
-      if (x != y) widen(y.range(first, count), y_slab.range(0, count));
-      product(x_slab.range(0, count), y_slab.range(0, count), Transposed::left, 1, sum);
-    }
-  }
-  [[nodiscard]] DenseMatrix multiply(const DenseMatrix& x, const DenseMatrix& y,
-                                     Transposed transposed) override {
-    const ProductShape shape = product_shape(x, y, transposed);
-    DenseMatrix out = make(shape.rows, shape.cols);
-    product(x, y, transposed, 0, out);
-    return out;
   }
 
   [[nodiscard]] std::vector<double> diagonal(const DenseMatrix& m) override {
@@ -215,7 +191,7 @@ class CudaDenseOps final : public DenseOps {
 
   /// out = product + beta out, as out' = y' x'.
   void product(const DenseMatrix& x, const DenseMatrix& y, Transposed transposed, double beta,
-               const DenseMatrix& out) {
+               const DenseMatrix& out) override {
     const ProductShape shape = product_shape(x, y, transposed);
     if (shape.rows == 0 || shape.cols == 0 || shape.depth == 0) return;
     const Handles& h = handles();
