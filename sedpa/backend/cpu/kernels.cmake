@@ -24,11 +24,11 @@ function(sedpa_cpu_kernels)
   endif()
 
   # Of a sanitizer's checks the costliest to compile: whether the arithmetic of an address wraps. What
-  # is read and written there is checked all the same. Nor do kernels tell fuzzers of their ways. A
-  # source's own options come behind those that switch sanitizers on.
+  # is read and written there is checked all the same. A source's own options come behind those that
+  # switch sanitizers on.
   if(SEDPA_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
     set_source_files_properties(${ARG_SOURCES} PROPERTIES COMPILE_OPTIONS
-      "-fno-sanitize=pointer-overflow,fuzzer-no-link")
+      "-fno-sanitize=pointer-overflow")
   endif()
 
   set(levels_baseline 0)
