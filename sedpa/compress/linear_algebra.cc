@@ -22,6 +22,9 @@ constexpr std::int64_t kLeastForDevice = 1024;
 
 int as_int(std::int64_t size) { return static_cast<int>(size); }
 
+/// For checks of shapes: no numbers.
+DenseMatrix shape_of(const Matrix& m) { return {nullptr, m.rows, m.cols, m.cols, {}}; }
+
 }  // namespace
 
 BlasThreads::BlasThreads(int count) : before_(openblas_get_num_threads()), now_(count) {
@@ -38,14 +41,11 @@ BlasThreads BlasThreads::for_work(std::int64_t multiplications) {
 Matrix multiply(const Matrix& x, const Matrix& y, Transposed transposed) {
   const bool left = transposed == Transposed::left;
   const bool right = transposed == Transposed::right;
-  const std::int64_t depth = left ? x.rows : x.cols;
-  if (depth != (right ? y.cols : y.rows)) {
-    fail("matrices of {} x {} and {} x {} cannot be multiplied", x.rows, x.cols, y.rows, y.cols);
-  }
-  Matrix product(left ? x.cols : x.rows, right ? y.rows : y.cols);
-  const auto threads = BlasThreads::for_work(product.rows * product.cols * depth);
+  const ProductShape shape = product_shape(shape_of(x), shape_of(y), transposed);
+  Matrix product(shape.rows, shape.cols);
+  const auto threads = BlasThreads::for_work(shape.rows * shape.cols * shape.depth);
   cblas_dgemm(CblasRowMajor, left ? CblasTrans : CblasNoTrans, right ? CblasTrans : CblasNoTrans,
-              as_int(product.rows), as_int(product.cols), as_int(depth), 1.0, x.numbers.data(),
+              as_int(shape.rows), as_int(shape.cols), as_int(shape.depth), 1.0, x.numbers.data(),
               as_int(x.cols), y.numbers.data(), as_int(y.cols), 0.0, product.numbers.data(),
               as_int(product.cols));
   return product;
@@ -74,16 +74,12 @@ Matrix columns(const Matrix& m, std::int64_t begin, std::int64_t count) {
 }
 
 Matrix solve(Matrix a, Matrix b) {
-  if (a.rows != a.cols || a.rows != b.rows) {
-    fail("equations of {} x {} do not go with {} x {} right sides", a.rows, a.cols, b.rows, b.cols);
-  }
+  check_equations(shape_of(a), shape_of(b));
   const auto threads = BlasThreads::for_work(a.rows * a.rows * (a.rows + b.cols));
   const int status =
       LAPACKE_dposv(LAPACK_ROW_MAJOR, 'U', as_int(a.rows), as_int(b.cols), a.numbers.data(),
                     as_int(a.cols), b.numbers.data(), as_int(b.cols));
-  if (status != 0) {
-    fail("a {} x {} matrix was to be positive definite and is not ({})", a.rows, a.cols, status);
-  }
+  if (status != 0) fail_not_definite(a.rows, status);
   return b;
 }
 
@@ -102,14 +98,14 @@ void orthonormalize_rows(Matrix& m) {
 
 Eigen eigen(Matrix symmetric) {
   if (std::ranges::any_of(symmetric.numbers, [](double x) { return !std::isfinite(x); })) {
-    fail("a matrix whose eigenvectors are wanted holds numbers that are not finite");
+    fail_not_finite();
   }
   const std::int64_t n = symmetric.rows;
   Eigen found{.values = std::vector<double>(static_cast<std::size_t>(n)), .vectors = Matrix(n, n)};
   const auto threads = BlasThreads::for_work(4 * n * n * n);
   const int status = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', as_int(n), symmetric.numbers.data(),
                                     as_int(n), found.values.data());
-  if (status != 0) fail("the eigenvectors of a {} x {} matrix were not found ({})", n, n, status);
+  if (status != 0) fail_not_converged(n, status);
   // LAPACK has the smallest first.
   std::ranges::reverse(found.values);
   for (std::int64_t i = 0; i < n; ++i) {

@@ -53,7 +53,7 @@ bool overlap(const Rows& a, const Rows& b) {
   const Rows& low = before(b.data, a.data) ? b : a;
   const Rows& high = before(b.data, a.data) ? a : b;
   if (low.stride == high.stride && before(high.data, low.data + low.stride)) {
-    return before(high.data, end(low, 1)) || end(high, 1) > low.data + low.stride;
+    return before(high.data, end(low, 1)) || before(low.data + low.stride, end(high, 1));
   }
   return before(high.data, end(low, low.rows));
 }
