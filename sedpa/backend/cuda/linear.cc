@@ -35,9 +35,10 @@ bool has_packed_type(const Weight& weight, Dtype type) {
   return std::ranges::any_of(weight.bands,
                              [&](const WeightBand& b) { return packed_type(b.dtype) == type; });
 }
-bool is_all_bf16(const Weight& weight) {
-  return std::ranges::all_of(
-      weight.bands, [](const WeightBand& b) { return packed_type(b.dtype) == Dtype::bf16; });
+/// Whether activations become nothing else for it.
+bool takes_only(const Weight& weight, Dtype type) {
+  return std::ranges::all_of(weight.bands,
+                             [&](const WeightBand& b) { return packed_type(b.dtype) == type; });
 }
 
 /// In the order of kPackedTypes.
@@ -88,7 +89,7 @@ const Weight& reader(const Linear& linear) { return linear.b ? *linear.b : linea
 
 /// Whether what the first of two factors makes may stay in bf16, as the second reads it.
 bool stays_packed(const Linear& linear) {
-  return is_all_bf16(*linear.b) && is_all_bf16(linear.a) &&
+  return takes_only(*linear.b, Dtype::bf16) && takes_only(linear.a, Dtype::bf16) &&
          packed_cols(linear.a.cols) == linear.a.cols;
 }
 
@@ -97,10 +98,7 @@ bool share_rows(std::span<const LinearJob> jobs) {
   const LinearJob& first = jobs.front();
   const Dtype type = last_packed_type(reader(*first.linear));
   return std::ranges::all_of(jobs, [&](const LinearJob& job) {
-    return job.x == first.x && job.norm == first.norm &&
-           std::ranges::all_of(reader(*job.linear).bands, [&](const WeightBand& band) {
-             return packed_type(band.dtype) == type;
-           });
+    return job.x == first.x && job.norm == first.norm && takes_only(reader(*job.linear), type);
   });
 }
 
@@ -476,7 +474,8 @@ void LinearRunner::Impl::run_rows(std::span<const LinearJob> jobs) {
 
 /// Whether gate and up rows may stay in bf16 between the products, as the second reads them.
 bool LinearRunner::Impl::fits_packed(const MlpJob& job) {
-  return !job.gate_up->b && !job.down->b && is_all_bf16(job.gate_up->a) && is_all_bf16(job.down->a);
+  return !job.gate_up->b && !job.down->b && takes_only(job.gate_up->a, Dtype::bf16) &&
+         takes_only(job.down->a, Dtype::bf16);
 }
 
 void LinearRunner::Impl::run_packed(const MlpJob& job) {
