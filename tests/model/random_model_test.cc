@@ -47,7 +47,7 @@ TEST_P(RandomWeightsOfType, KeepTheSizeOfWhatTheyMultiply) {
 INSTANTIATE_TEST_SUITE_P(Types, RandomWeightsOfType,
                          ::testing::Values("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0",
                                            "q5_1", "q4_k", "q5_k", "q6_k", "iq4_nl"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& type) { return std::string(type.param); });
 
 TEST(RandomModel, NamesRowsThatAreNoWholeBlocks) {
   test::expect_error([] { (void)parse_shape("smollm2-135m:q4_k"); },
