@@ -38,7 +38,7 @@ struct Options {
 };
 
 /// Tokens of a sequence, where nobody says otherwise.
-constexpr std::int64_t kUsualContext = 1024;
+constexpr std::int64_t kCalibrationContext = 1024;
 /// The same where heads become thin: which planes of RoPE matter shows only far away.
 constexpr std::int64_t kThinContext = 4096;
 /// The last share of the text is for probes, which what inputs are gathered over never shows.
@@ -120,7 +120,7 @@ class TextMaker {
         path_(text_or_shipped(options.text)),
         thin_(!options.thin_heads.empty()),
         context_(options.context.value_or(std::min<std::int64_t>(
-            thin_ ? kThinContext : kUsualContext, engine.config().trained_context))),
+            thin_ ? kThinContext : kCalibrationContext, engine.config().trained_context))),
         random_(mix_seed({options.seed})) {}
 
   CalibrationText make() {

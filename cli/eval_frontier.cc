@@ -23,8 +23,7 @@ namespace {
 using nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kLogitRows = 128;  // rows of one pass that get logits
-constexpr int kTimings = 3;               // the median counts
+constexpr int kTimings = 3;  // the median counts
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
 struct FrontierCommand {

@@ -11,7 +11,6 @@ namespace sedpa::cli {
 namespace {
 
 constexpr std::int64_t kDefaultContext = 2048;
-constexpr std::int64_t kLogitRows = 128;  // rows of one pass that get logits
 
 struct PerplexityCommand {
   ModelOptions model;

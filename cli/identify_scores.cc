@@ -12,7 +12,7 @@
 namespace sedpa::cli {
 namespace {
 
-constexpr std::int64_t kUsualContext = 8192;
+constexpr std::int64_t kScoreContext = 8192;
 constexpr double kLowAccuracy = 0.5;
 
 struct ScoredPattern {
@@ -44,7 +44,7 @@ ScoredPattern score(const std::string& method, Engine& engine, const FillerText&
 void identify_by_scores(const IdentifyOptions& options) {
   const auto engine = open_engine(options.model);
   const HeadScoringOptions scoring{
-      .context = identify_context(options, engine->config(), kUsualContext),
+      .context = identify_context(options, engine->config(), kScoreContext),
       .prompts = options.prompts,
       .seed = options.seed,
       .sink = options.sink,

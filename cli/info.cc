@@ -24,7 +24,7 @@ struct InfoOptions {
 };
 
 // Nobody asked for a length: enough to compare models by, and no more than they were trained for.
-constexpr std::int64_t kUsualContext = 8192;
+constexpr std::int64_t kPlannedContext = 8192;
 
 const char* name(RopeScaling::Method method) {
   switch (method) {
@@ -209,7 +209,7 @@ void run(const InfoOptions& options) {
   const auto engine = open_engine(options.model);
   const PlannedHeads heads = plan_heads(options.heads, *engine);
   const SessionOptions session{.context = options.context.value_or(std::min<std::int64_t>(
-                                   engine->config().trained_context, kUsualContext)),
+                                   engine->config().trained_context, kPlannedContext)),
                                .heads = heads.plan,
                                .kv = options.kv.dtype(),
                                .chunk = options.chunk};

@@ -4,7 +4,7 @@ namespace sedpa {
 namespace {
 
 /// Of the mean diagonal.
-constexpr double kRidge = 1e-3;
+constexpr double kCovarianceRidge = 1e-3;
 
 }  // namespace
 
@@ -13,7 +13,8 @@ void regularize(DenseOps& dense, const DenseMatrix& covariance) {
   double trace = 0;
   for (const double x : diagonal) trace += x;
   // Where nothing arrived at all, every direction counts alike.
-  const double ridge = trace > 0 ? kRidge * trace / static_cast<double>(diagonal.size()) : 1;
+  const double ridge =
+      trace > 0 ? kCovarianceRidge * trace / static_cast<double>(diagonal.size()) : 1;
   for (double& x : diagonal) x += ridge;
   dense.set_diagonal(covariance, diagonal);
 }

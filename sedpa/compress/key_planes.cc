@@ -12,7 +12,7 @@ namespace sedpa {
 namespace {
 
 /// Of the diagonal: what the text shows of two planes is not known to be exactly the same.
-constexpr double kRidge = 1e-3;
+constexpr double kFormRidge = 1e-3;
 /// Of an even share of a row's attention.
 constexpr double kLeastShare = 1e-3;
 constexpr std::int64_t kSampleEvery = 32;
@@ -44,7 +44,7 @@ struct Surgeon {
     for (std::int64_t i = 0; i < n; ++i) trace += form.at(i, i);
     // Where nothing was seen at all, every plane counts alike.
     const double least = trace > 0 ? 1e-9 * trace / static_cast<double>(n) : 1;
-    for (std::int64_t i = 0; i < n; ++i) form.at(i, i) += kRidge * form.at(i, i) + least;
+    for (std::int64_t i = 0; i < n; ++i) form.at(i, i) += kFormRidge * form.at(i, i) + least;
     inverse = solve(std::move(form), identity(n));
   }
 

@@ -15,7 +15,7 @@ namespace {
 /// Numbers of a side of the squares in which a matrix is turned.
 constexpr std::int64_t kTile = 32;
 
-int as_int(std::int64_t size) { return static_cast<int>(size); }
+int blas_int(std::int64_t size) { return static_cast<int>(size); }
 
 bool is_finite(const DenseMatrix& m) {
   for (std::int64_t i = 0; i < m.rows; ++i) {
@@ -63,8 +63,8 @@ class LapackOps final : public DenseOps {
   void solve(const DenseMatrix& a, const DenseMatrix& b) override {
     check_equations(a, b);
     const auto threads = BlasThreads::for_work(a.rows * a.rows * (a.rows + b.cols));
-    const int status = LAPACKE_dposv(LAPACK_ROW_MAJOR, 'U', as_int(a.rows), as_int(b.cols), a.data,
-                                     as_int(a.stride), b.data, as_int(b.stride));
+    const int status = LAPACKE_dposv(LAPACK_ROW_MAJOR, 'U', blas_int(a.rows), blas_int(b.cols),
+                                     a.data, blas_int(a.stride), b.data, blas_int(b.stride));
     if (status != 0) fail_not_definite(a.rows, status);
   }
   [[nodiscard]] std::vector<double> eigen(DenseMatrix& symmetric) override {
@@ -75,8 +75,8 @@ class LapackOps final : public DenseOps {
     const auto threads = BlasThreads::for_work(4 * n * n * n);
     // What LAPACK takes for columns are the rows: one vector each, the smallest value first.
     const int status =
-        LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'L', as_int(n), symmetric.data,
-                       as_int(std::max<std::int64_t>(symmetric.stride, 1)), values.data());
+        LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'L', blas_int(n), symmetric.data,
+                       blas_int(std::max<std::int64_t>(symmetric.stride, 1)), values.data());
     if (status != 0) fail_not_converged(n, status);
     std::ranges::reverse(values);
     const DenseMatrix vectors = make(n, n);
@@ -107,8 +107,9 @@ class LapackOps final : public DenseOps {
     };
     const auto threads = BlasThreads::for_work(shape.rows * shape.cols * shape.depth);
     cblas_dgemm(CblasRowMajor, turned(Transposed::left), turned(Transposed::right),
-                as_int(shape.rows), as_int(shape.cols), as_int(shape.depth), 1.0, x.data,
-                as_int(x.stride), y.data, as_int(y.stride), beta, out.data, as_int(out.stride));
+                blas_int(shape.rows), blas_int(shape.cols), blas_int(shape.depth), 1.0, x.data,
+                blas_int(x.stride), y.data, blas_int(y.stride), beta, out.data,
+                blas_int(out.stride));
   }
 
   Ops& ops_;

@@ -8,7 +8,7 @@ namespace {
 
 /// Of the mean diagonal of the outputs' covariance: what draws W' to what each head could do
 /// alone, where the text shows little of them all.
-constexpr double kRidge = 0.1;
+constexpr double kDirectionRidge = 0.1;
 /// The same for the directions: only so that there is an inverse. They would turn to what the text
 /// does not show.
 constexpr double kLeastRidge = 1e-9;
@@ -70,7 +70,7 @@ class Alternation {
         target_(algebra.multiply(w, outputs.cross)) {
     const double mean = mean_diagonal(own_);
     const double least = mean > 0 ? kLeastRidge * mean : 1;
-    ridge_ = kRidge * mean;
+    ridge_ = kDirectionRidge * mean;
     add_to_diagonal(own_, least);
     add(target_, w, least);
     for (std::int64_t k = 0; k < std::ssize(widths); ++k) cut_.directions.push_back(first(w, k));

@@ -29,8 +29,8 @@ constexpr std::array kCities = {
     "Warsaw",   "Tunis",  "Santiago", "Hanoi",   "Zurich", "Ankara",   "Dakar",   "Toronto",
     "Brussels", "Riga",   "Sydney",   "Caracas", "Geneva", "Tokyo",    "Accra",   "Chicago"};
 
-constexpr int kDigits = 7;
-constexpr std::int64_t kAnswerTokens = 50;
+constexpr int kNeedleDigits = 7;
+constexpr std::int64_t kNeedleTokens = 50;
 
 using Tokens = std::vector<std::int32_t>;
 
@@ -42,7 +42,7 @@ std::uint64_t bits(std::int64_t number) { return static_cast<std::uint64_t>(numb
 
 std::string random_number(Random& random) {
   std::string digits;
-  for (int i = 0; i < kDigits; ++i) {
+  for (int i = 0; i < kNeedleDigits; ++i) {
     digits += static_cast<char>('0' + (i == 0 ? 1 + random.below(9) : random.below(10)));
   }
   return digits;
@@ -159,6 +159,6 @@ double NiahTask::score(const std::string& expected, const std::string& answer) c
   return answers(answer, expected) ? 1 : 0;
 }
 
-std::int64_t NiahTask::answer_tokens() const { return kAnswerTokens; }
+std::int64_t NiahTask::answer_tokens() const { return kNeedleTokens; }
 
 }  // namespace sedpa

@@ -9,8 +9,8 @@
 namespace sedpa {
 namespace {
 
-constexpr int kDigits = 5;
-constexpr std::int64_t kAnswerTokens = 16;  // a digit is a token in many models
+constexpr int kPasskeyDigits = 5;
+constexpr std::int64_t kPasskeyTokens = 16;  // a digit is a token in many models
 
 }  // namespace
 
@@ -20,8 +20,8 @@ NeedlePrompt PasskeyTask::prompt(const NeedleCase& test) const {
   Random passage(text);
   Random digits(mix_seed({text, std::bit_cast<std::uint64_t>(test.depth)}));
   PasskeyQuestion question = make_passkey_question(
-      tokenizer_, filler_, {.tokens = test.length, .depth = test.depth, .digits = kDigits}, passage,
-      digits);
+      tokenizer_, filler_, {.tokens = test.length, .depth = test.depth, .digits = kPasskeyDigits},
+      passage, digits);
   const auto asked = question.tokens.begin() + question.asked;
   return {.document = {question.tokens.begin(), asked},
           .questions = {{.tokens = {asked, question.tokens.end()}, .expected = question.key}}};
@@ -31,7 +31,7 @@ double PasskeyTask::score(const std::string& expected, const std::string& answer
   return answers(answer, expected) ? 1 : 0;
 }
 
-std::int64_t PasskeyTask::answer_tokens() const { return kAnswerTokens; }
+std::int64_t PasskeyTask::answer_tokens() const { return kPasskeyTokens; }
 
 bool answers(const std::string& text, const std::string& key) {
   constexpr std::string_view kDigitsOfText = "0123456789";

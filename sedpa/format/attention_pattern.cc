@@ -21,7 +21,7 @@ using nlohmann::json;
 constexpr const char* kGatesFile = "full_attention_heads.tsv";
 constexpr const char* kScoresFile = "query_head_scores.tsv";
 constexpr const char* kConfigFile = "config.json";
-constexpr std::size_t kLongest = std::size_t{4} << 20;  // bytes of config.json
+constexpr std::size_t kLongestConfig = std::size_t{4} << 20;  // bytes of config.json
 
 std::string join(const std::string& directory, const char* file) {
   return (std::filesystem::path(directory) / file).string();
@@ -96,7 +96,7 @@ AttentionPattern parse_attention_pattern(std::string_view tsv, std::string_view 
       .layers = gates.layers, .kv_heads = gates.heads, .gates = std::move(gates.numbers)};
   for (double& gate : pattern.gates) gate = gate > 0 ? std::min(gate, 1.0) : 0.0;
   const std::string path = join(directory, kConfigFile);
-  const json config = parse_json(config_json, path, kLongest);
+  const json config = parse_json(config_json, path, kLongestConfig);
   if (!config.is_object()) fail("{}: is {}, expected an object", path, config.type_name());
   pattern.sink_size = parse_tokens(config, "sink_size", 0, path);
   pattern.recent_size = parse_tokens(config, "recent_size", 1, path);

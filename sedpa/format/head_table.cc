@@ -12,7 +12,7 @@
 namespace sedpa {
 namespace {
 
-constexpr std::size_t kLongest = std::size_t{4} << 20;  // bytes
+constexpr std::size_t kLongestTable = std::size_t{4} << 20;  // bytes
 
 /// Takes everything up to `separator` off the front of `rest`, and the separator.
 std::string_view take(std::string_view& rest, char separator) {
@@ -42,8 +42,8 @@ double parse_number(std::string_view field, const std::string& path, int line, i
 }  // namespace
 
 HeadTable parse_head_table(std::string_view tsv, const std::string& path) {
-  if (tsv.size() > kLongest) {
-    fail("{}: {} bytes, expected at most {}", path, tsv.size(), kLongest);
+  if (tsv.size() > kLongestTable) {
+    fail("{}: {} bytes, expected at most {}", path, tsv.size(), kLongestTable);
   }
   tsv = tsv.substr(0, tsv.find_last_not_of("\r\n ") + 1);  // line ends after the last row
   if (tsv.empty()) fail("{}: is empty, expected a row of numbers for each layer", path);

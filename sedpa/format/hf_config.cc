@@ -176,8 +176,8 @@ HfConfig load_hf_config(const std::string& directory) {
 }
 
 HfConfig parse_hf_config(std::string_view text, const std::string& name) {
-  constexpr std::size_t kLongest = std::size_t{4} << 20;  // bytes; real ones have about a thousand
-  const json root = parse_json(text, name, kLongest);
+  constexpr std::size_t kMost = std::size_t{4} << 20;  // bytes; real ones have about a thousand
+  const json root = parse_json(text, name, kMost);
   const Fields fields(root, name);
   HfConfig config;
   config.path = name;

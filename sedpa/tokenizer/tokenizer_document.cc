@@ -10,7 +10,7 @@ namespace sedpa {
 
 namespace {
 
-constexpr std::size_t kMaxBytes = std::size_t{128} << 20;
+constexpr std::size_t kMaxDocumentBytes = std::size_t{128} << 20;
 constexpr std::size_t kDeepest = 64;
 
 /// Takes the parser's events: those inside the two lists into the lists, the others into a tree.
@@ -178,8 +178,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 }  // namespace
 
 TokenizerDocument parse_tokenizer_document(std::string_view text, const std::string& name) {
-  if (text.size() > kMaxBytes) {
-    fail("{}: {} bytes of JSON, expected at most {}", name, text.size(), kMaxBytes);
+  if (text.size() > kMaxDocumentBytes) {
+    fail("{}: {} bytes of JSON, expected at most {}", name, text.size(), kMaxDocumentBytes);
   }
   TokenizerDocument document;
   Builder builder(document, name, text.size());

@@ -9,7 +9,7 @@
 namespace sedpa {
 namespace {
 
-struct Case {
+struct Sizes {
   std::int32_t tiles[kHeadClasses];
   std::int32_t units[kHeadClasses];
   std::int32_t most_pieces;
@@ -21,7 +21,7 @@ struct Case {
   }
 };
 
-std::vector<Case> cases() {
+std::vector<Sizes> sizes() {
   return {
       {{1, 1}, {1, 0}, 132, 1, 0},      {{1, 1}, {0, 1}, 132, 1, 8},
       {{0, 0}, {2, 6}, 132, 4, 8},      {{7, 3}, {4, 4}, 5, 1, 2},
@@ -34,7 +34,7 @@ std::vector<Case> cases() {
 }
 
 TEST(DecodeSplit, EveryTileOfEveryUnitIsInOnePiece) {
-  for (const Case& c : cases()) {
+  for (const Sizes& c : sizes()) {
     const DecodeSplit split = c.split();
     ASSERT_GE(split.count(), 1);
     ASSERT_LE(split.count(), c.most_pieces);
@@ -64,7 +64,7 @@ TEST(DecodeSplit, EveryTileOfEveryUnitIsInOnePiece) {
 }
 
 TEST(DecodeSplit, PartsOfAUnitAreNeighbouringPieces) {
-  for (const Case& c : cases()) {
+  for (const Sizes& c : sizes()) {
     const DecodeSplit split = c.split();
     for (std::int32_t index = 0; index < split.count(); ++index) {
       const DecodeSplit::Piece piece = split.piece(index);
@@ -79,7 +79,7 @@ TEST(DecodeSplit, PartsOfAUnitAreNeighbouringPieces) {
 
 // What a piece costs is near what an even share of the work would be.
 TEST(DecodeSplit, PiecesAreOfLikeLength) {
-  for (const Case& c : cases()) {
+  for (const Sizes& c : sizes()) {
     if (c.most_pieces < 2 * (c.units[0] + c.units[1])) continue;  // few pieces: nothing to balance
     const DecodeSplit split = c.split();
     std::int64_t total = 0;

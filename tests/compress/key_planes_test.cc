@@ -14,8 +14,8 @@ namespace {
 
 using Complex = std::complex<double>;
 
-constexpr std::int64_t kDim = 16;
-constexpr std::int64_t kPlanes = kDim / 2;
+constexpr std::int64_t kKeyDim = 16;
+constexpr std::int64_t kPlanes = kKeyDim / 2;
 
 double value_of(const Matrix& form, const std::vector<double>& c) {
   double sum = 0;
@@ -56,23 +56,23 @@ TEST_P(Forms, AreVariancesOfScores) {
   constexpr float kScale = 0.25f;
   const HeadClass sees = full ? HeadClass{} : HeadClass::window(2, 0, 9);
   const HeadColumns head{.query = 3,
-                         .key = 3 + kGroup * kDim,
-                         .value = 3 + (kGroup + 1) * kDim,
-                         .key_dim = kDim,
-                         .value_dim = kDim};
-  const Matrix numbers = random_matrix(kTokens, 3 + (kGroup + 2) * kDim, 1);
+                         .key = 3 + kGroup * kKeyDim,
+                         .value = 3 + (kGroup + 1) * kKeyDim,
+                         .key_dim = kKeyDim,
+                         .value_dim = kKeyDim};
+  const Matrix numbers = random_matrix(kTokens, 3 + (kGroup + 2) * kKeyDim, 1);
   const std::vector<float> qkv(numbers.numbers.begin(), numbers.numbers.end());
   ThreadPool pool(2);
   ScoreReader reader(style, kScale, pool);
-  std::vector<Matrix> forms(kGroup, Matrix(kDim, kDim));
+  std::vector<Matrix> forms(kGroup, Matrix(kKeyDim, kKeyDim));
   reader.add(qkv, numbers.cols, head, sees, forms);
 
   const auto plane = [&](std::int64_t row, std::int64_t column, std::int64_t p) {
-    const auto [a, b] = plane_rows(style, kDim, p);
+    const auto [a, b] = plane_rows(style, kKeyDim, p);
     const float* at = qkv.data() + row * numbers.cols + column;
     return Complex(at[a], at[b]);
   };
-  const Matrix c = random_matrix(1, kDim, 2);
+  const Matrix c = random_matrix(1, kKeyDim, 2);
   for (std::int64_t g = 0; g < kGroup; ++g) {
     double expected = 0;
     for (const std::int64_t i : ScoreReader::sample(kTokens)) {
@@ -84,7 +84,7 @@ TEST_P(Forms, AreVariancesOfScores) {
         double score = 0;
         double error = 0;
         for (std::int64_t p = 0; p < kPlanes; ++p) {
-          const Complex q = plane(i, head.query + g * kDim, p);
+          const Complex q = plane(i, head.query + g * kKeyDim, p);
           const Complex k = plane(j, head.key, p);
           score += (q * std::conj(k)).real();
           error += (Complex(c.at(0, 2 * p), c.at(0, 2 * p + 1)) * q * std::conj(k)).real();
@@ -123,14 +123,14 @@ TEST(ScoreRows, AreOnesOfTheSequence) {
 // No other gains of the same planes leave less, and the first plane to go is the one that costs
 // least of all.
 TEST(CutKeys, GainsAreTheBestThereAre) {
-  const std::vector<Matrix> forms = {positive_definite(kDim, 3), positive_definite(kDim, 4)};
+  const std::vector<Matrix> forms = {positive_definite(kKeyDim, 3), positive_definite(kKeyDim, 4)};
   const std::vector<std::int32_t> widths = {14, 8};
   const auto cuts = cut_keys(forms, widths);
   ASSERT_EQ(cuts.size(), 2u);
   // The cut's own view of the forms: a thousandth of the diagonal besides.
   std::vector<Matrix> seen = forms;
   for (Matrix& form : seen) {
-    for (std::int64_t i = 0; i < kDim; ++i) form.at(i, i) *= 1.001;
+    for (std::int64_t i = 0; i < kKeyDim; ++i) form.at(i, i) *= 1.001;
   }
   for (std::size_t w = 0; w < cuts.size(); ++w) {
     EXPECT_EQ(2 * std::ssize(cuts[w].planes), widths[w]);
@@ -155,20 +155,20 @@ TEST(CutKeys, GainsAreTheBestThereAre) {
     double cost = 0;
     for (const Matrix& form : seen) {
       std::vector<std::int64_t> kept;
-      for (std::int64_t i = 0; i < kDim; ++i) {
+      for (std::int64_t i = 0; i < kKeyDim; ++i) {
         if (i / 2 != p) kept.push_back(i);
       }
-      Matrix inner(kDim - 2, kDim - 2);
-      Matrix right(kDim - 2, 1);
-      for (std::int64_t i = 0; i < kDim - 2; ++i) {
-        for (std::int64_t j = 0; j < kDim - 2; ++j) {
+      Matrix inner(kKeyDim - 2, kKeyDim - 2);
+      Matrix right(kKeyDim - 2, 1);
+      for (std::int64_t i = 0; i < kKeyDim - 2; ++i) {
+        for (std::int64_t j = 0; j < kKeyDim - 2; ++j) {
           inner.at(i, j) =
               form.at(kept[static_cast<std::size_t>(i)], kept[static_cast<std::size_t>(j)]);
         }
         right.at(i, 0) = form.at(kept[static_cast<std::size_t>(i)], 2 * p);
       }
       const Matrix x = solve(inner, right);
-      std::vector<double> c(kDim);
+      std::vector<double> c(kKeyDim);
       c[static_cast<std::size_t>(2 * p)] = -1;
       for (std::size_t i = 0; i < kept.size(); ++i) {
         c[static_cast<std::size_t>(kept[i])] = x.at(static_cast<std::int64_t>(i), 0);
@@ -189,11 +189,11 @@ TEST(CutKeys, GainsAreTheBestThereAre) {
 }
 
 TEST(CutKeys, PlanesWithoutWeightGoFirst) {
-  std::vector<Matrix> forms = {positive_definite(kDim, 5)};
+  std::vector<Matrix> forms = {positive_definite(kKeyDim, 5)};
   const std::vector<std::int32_t> unused = {1, 4, 6};
   for (const std::int32_t p : unused) {
     for (const std::int64_t row : {2 * p, 2 * p + 1}) {
-      for (std::int64_t i = 0; i < kDim; ++i) forms[0].at(row, i) = forms[0].at(i, row) = 0;
+      for (std::int64_t i = 0; i < kKeyDim; ++i) forms[0].at(row, i) = forms[0].at(i, row) = 0;
     }
   }
   const std::vector<std::int32_t> widths = {10};
@@ -203,7 +203,7 @@ TEST(CutKeys, PlanesWithoutWeightGoFirst) {
 }
 
 TEST(CutKeys, NothingSeenIsNoReasonToFail) {
-  const std::vector<Matrix> forms(2, Matrix(kDim, kDim));
+  const std::vector<Matrix> forms(2, Matrix(kKeyDim, kKeyDim));
   const std::vector<std::int32_t> widths = {8};
   const KeyCut cut = cut_keys(forms, widths).front();
   EXPECT_EQ(cut.planes.size(), 4u);
@@ -223,18 +223,18 @@ TEST(KeepPlanes, KeepsScores) {
                              {1, -0.1},
                              {0.8, 0}}};
   const std::vector<const KeyCut*> cuts = {&cut, nullptr};
-  const Matrix queries = random_matrix(4 * kDim, 1, 6);
-  const Matrix keys = random_matrix(2 * kDim, 1, 7);
+  const Matrix queries = random_matrix(4 * kKeyDim, 1, 6);
+  const Matrix keys = random_matrix(2 * kKeyDim, 1, 7);
   for (const RopeStyle style : {RopeStyle::neighbours, RopeStyle::halves}) {
-    const Matrix q = keep_planes(queries, cuts, 2, kDim, style, Side::query);
-    const Matrix k = keep_planes(keys, cuts, 1, kDim, style, Side::key);
-    ASSERT_EQ(q.rows, 2 * 8 + 2 * kDim);
-    ASSERT_EQ(k.rows, 8 + kDim);
+    const Matrix q = keep_planes(queries, cuts, 2, kKeyDim, style, Side::query);
+    const Matrix k = keep_planes(keys, cuts, 1, kKeyDim, style, Side::key);
+    ASSERT_EQ(q.rows, 2 * 8 + 2 * kKeyDim);
+    ASSERT_EQ(k.rows, 8 + kKeyDim);
     for (std::int64_t g = 0; g < 2; ++g) {
       double expected = 0;
       for (std::size_t i = 0; i < cut.planes.size(); ++i) {
-        const auto [a, b] = plane_rows(style, kDim, cut.planes[i]);
-        const Complex x(queries.at(g * kDim + a, 0), queries.at(g * kDim + b, 0));
+        const auto [a, b] = plane_rows(style, kKeyDim, cut.planes[i]);
+        const Complex x(queries.at(g * kKeyDim + a, 0), queries.at(g * kKeyDim + b, 0));
         const Complex y(keys.at(a, 0), keys.at(b, 0));
         expected += (cut.gains[static_cast<std::size_t>(g) * 4 + i] * x * std::conj(y)).real();
       }
@@ -242,10 +242,10 @@ TEST(KeepPlanes, KeepsScores) {
       for (std::int64_t i = 0; i < 8; ++i) found += q.at(g * 8 + i, 0) * k.at(i, 0);
       EXPECT_NEAR(found, expected, 1e-12);
     }
-    for (std::int64_t i = 0; i < 2 * kDim; ++i) {
-      EXPECT_EQ(q.at(16 + i, 0), queries.at(2 * kDim + i, 0));
+    for (std::int64_t i = 0; i < 2 * kKeyDim; ++i) {
+      EXPECT_EQ(q.at(16 + i, 0), queries.at(2 * kKeyDim + i, 0));
     }
-    for (std::int64_t i = 0; i < kDim; ++i) EXPECT_EQ(k.at(8 + i, 0), keys.at(kDim + i, 0));
+    for (std::int64_t i = 0; i < kKeyDim; ++i) EXPECT_EQ(k.at(8 + i, 0), keys.at(kKeyDim + i, 0));
   }
 }
 

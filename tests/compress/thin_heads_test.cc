@@ -20,13 +20,13 @@ namespace {
 
 using nlohmann::json;
 
-const TinyModel kModel{.layers = 3,
-                       .width = 64,
-                       .query_heads = 6,
-                       .kv_heads = 3,
-                       .head_dim = 64,
-                       .mlp_width = 96,
-                       .dtype = Dtype::f32};
+const TinyModel kThreeLayers{.layers = 3,
+                             .width = 64,
+                             .query_heads = 6,
+                             .kv_heads = 3,
+                             .head_dim = 64,
+                             .mlp_width = 96,
+                             .dtype = Dtype::f32};
 
 std::string bytes_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -35,14 +35,14 @@ std::string bytes_of(const std::string& path) {
 
 class ThinHeadsOf : public testing::Test {
  protected:
-  ThinHeadsOf() { write_tiny_model(model_, kModel); }
+  ThinHeadsOf() { write_tiny_model(model_, kThreeLayers); }
 
   static ThinRequest request(const Engine& engine, double cut) {
     return {.cut = cut, .heads = engine.full_plan()};
   }
   /// In every layer the last head streams, in the last one all do.
   static HeadPlan pattern() {
-    HeadPlan plan = HeadPlan::uniform(kModel.layers, kModel.kv_heads, {});
+    HeadPlan plan = HeadPlan::uniform(kThreeLayers.layers, kThreeLayers.kv_heads, {});
     plan.classes[kStreaming] = HeadClass::window(2, 0, 8);
     for (LayerHeads& layer : plan.layers) layer.retrieval = 2;
     plan.layers.back().retrieval = 0;
@@ -131,7 +131,7 @@ TEST_F(ThinHeadsOf, APatternRetrieve) {
 // is lost, and the planes are found.
 TEST_F(ThinHeadsOf, WhatWasThinBeforeLoseNothing) {
   const ThinModel planted =
-      make_thin_model(kModel, std::vector<HeadWidths>(9, {.key = 32, .value = 32}), 3);
+      make_thin_model(kThreeLayers, std::vector<HeadWidths>(9, {.key = 32, .value = 32}), 3);
   const std::string model = folder_ / "zeroed.gguf";
   write_zeroed_model(model, planted);
   const CompressResult result = run(0.5, output_, model);
@@ -186,14 +186,14 @@ TEST_F(ThinHeadsOf, GoWithFactors) {
 
 // Rows that no block of 32 divides are stored as f16, all others as Q8_0.
 TEST_F(ThinHeadsOf, QuantisedModels) {
-  TinyModel quantised = kModel;
+  TinyModel quantised = kThreeLayers;
   quantised.dtype = Dtype::q8_0;
   quantised.query_heads = 3;
   const std::string model = folder_ / "q8.gguf";
   write_tiny_model(model, quantised);
   (void)run(0.6, output_, model);
   const Engine engine(f32_engine(output_));
-  for (std::int32_t i = 0; i < kModel.layers; ++i) {
+  for (std::int32_t i = 0; i < kThreeLayers.layers; ++i) {
     for (const Place& place : attention_places(engine.config(), i)) {
       const Dtype type = engine.checkpoint().find(place.role, i)->dtype;
       EXPECT_EQ(type, place.cols % 32 == 0 ? Dtype::q8_0 : Dtype::f16);

@@ -4,31 +4,26 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "sedpa/compress/compress.h"
 #include "sedpa/engine/session.h"
 #include "tests/support/f32_engine.h"
+#include "tests/support/random_tokens.h"
 #include "tests/support/tiny_model.h"
 
 namespace sedpa::test {
 
 inline const CompressProgress kSilent = [](const char*, std::int64_t, std::int64_t) {};
 
-inline std::vector<std::int32_t> some_tokens(std::int64_t count, std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::vector<std::int32_t> tokens;
-  for (std::int64_t i = 0; i < count; ++i) {
-    tokens.push_back(static_cast<std::int32_t>(random() % kTinyVocabulary));
-  }
-  return tokens;
+inline std::vector<std::int32_t> some_tokens(std::int64_t count, std::uint32_t seed) {
+  return random_tokens(count, kTinyVocabulary, seed);
 }
 
 inline CalibrationText some_text() {
   CalibrationText text;
-  for (std::uint64_t i = 0; i < 4; ++i) text.sequences.push_back(some_tokens(64, i));
+  for (std::uint32_t i = 0; i < 4; ++i) text.sequences.push_back(some_tokens(64, i));
   text.running = {{.tokens = some_tokens(48, 10), .rows = {{16, 32}}}};
   text.retrieving = {{.tokens = some_tokens(48, 11), .rows = {{20, 4}, {40, 8}}}};
   text.name = "some";

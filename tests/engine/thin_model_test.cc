@@ -10,12 +10,15 @@
 #include "sedpa/engine/plan_heads.h"
 #include "sedpa/engine/session_file.h"
 #include "tests/format/support.h"
+#include "tests/support/random_tokens.h"
 #include "tests/support/thin_model.h"
 
 namespace sedpa {
 namespace {
 
 using test::expect_error;
+using test::kTinyVocabulary;
+using test::random_tokens;
 
 constexpr std::int32_t kLayers = 4;
 constexpr std::int32_t kKvHeads = 3;
@@ -35,14 +38,6 @@ std::vector<HeadWidths> mixed_widths() {
           /**/ {64, 64}, {64, 64}, {64, 64}, /**/ {16, 64}, {64, 32}, {64, 64}};
 }
 
-std::vector<std::int32_t> some_tokens(std::int64_t count) {
-  std::vector<std::int32_t> tokens;
-  for (std::int64_t i = 0; i < count; ++i) {
-    tokens.push_back(static_cast<std::int32_t>((37 * i * i + 11 * i + 5) % 256));
-  }
-  return tokens;
-}
-
 std::unique_ptr<Engine> load(const std::string& path) {
   auto engine = std::make_unique<Engine>(
       EngineOptions{.model = path, .device = "cpu", .threads = 2, .compute = Compute::f32});
@@ -56,9 +51,10 @@ std::vector<float> logits(Engine& engine, const HeadPlan& heads, std::int64_t ch
   Session session(
       engine, {.context = tokens, .heads = heads, .kv = kv, .chunk = chunk, .logit_rows = chunk});
   std::vector<float> all;
-  session.evaluate(some_tokens(tokens), [&](std::int64_t, std::span<const float> rows) {
-    all.insert(all.end(), rows.begin(), rows.end());
-  });
+  session.evaluate(random_tokens(tokens, kTinyVocabulary),
+                   [&](std::int64_t, std::span<const float> rows) {
+                     all.insert(all.end(), rows.begin(), rows.end());
+                   });
   return all;
 }
 
@@ -155,7 +151,8 @@ TEST_P(ThinModels, TakeTheBytesThatTheyPlan) {
 TEST_P(ThinModels, FillTheirCacheForTiming) {
   Session session(*thin_, {.context = 60, .heads = plans()[1], .kv = KvDtype::q4, .chunk = 8});
   session.fill(50);
-  for (const float x : session.append(some_tokens(3))) ASSERT_TRUE(std::isfinite(x));
+  for (const float x : session.append(random_tokens(3, kTinyVocabulary)))
+    ASSERT_TRUE(std::isfinite(x));
 }
 
 TEST_P(ThinModels, GoOnFromASessionFile) {
@@ -164,9 +161,9 @@ TEST_P(ThinModels, GoOnFromASessionFile) {
     for (const KvDtype kv : {KvDtype::f32, KvDtype::q4}) {
       const SessionOptions options{.context = 80, .heads = heads, .kv = kv, .chunk = 5};
       Session first(*thin_, options);
-      first.append(some_tokens(40));
+      first.append(random_tokens(40, kTinyVocabulary));
       save_session(file, first);
-      const auto more = some_tokens(7);
+      const auto more = random_tokens(7, kTinyVocabulary);
       const auto next = first.append(more);
       const std::vector<float> expected(next.begin(), next.end());
       Session second(*thin_, options);

@@ -13,22 +13,18 @@
 #include <random>
 
 #include "sedpa/core/error.h"
-#include "sedpa/engine/engine.h"
 #include "sedpa/format/gguf_writer.h"
+#include "tests/support/f32_engine.h"
+#include "tests/support/random_tokens.h"
 #include "tests/support/tiny_model.h"
 
 namespace sedpa {
 namespace {
 
-const std::string kModels = std::string(SEDPA_SOURCE_DIR) + "/tests/data/models/";
+using test::f32_engine;
+using test::random_tokens;
 
-EngineOptions f32_engine(const std::string& model) {
-  EngineOptions options;
-  options.model = kModels + model;
-  options.threads = 2;
-  options.compute = Compute::f32;
-  return options;
-}
+const std::string kModels = std::string(SEDPA_SOURCE_DIR) + "/tests/data/models/";
 
 SessionOptions session_options(const Engine& engine, std::int64_t context,
                                std::int64_t logit_rows) {
@@ -37,15 +33,6 @@ SessionOptions session_options(const Engine& engine, std::int64_t context,
           .kv = KvDtype::f32,
           .chunk = 16,
           .logit_rows = logit_rows};
-}
-
-std::vector<std::int32_t> random_tokens(std::size_t count, std::int32_t vocabulary) {
-  std::mt19937 random(5);
-  std::vector<std::int32_t> tokens(count);
-  for (std::int32_t& token : tokens) {
-    token = static_cast<std::int32_t>(random() % static_cast<std::uint32_t>(vocabulary));
-  }
-  return tokens;
 }
 
 // transformers' float64 logits [64, 72] of the model and the tokens they are of.
@@ -153,7 +140,7 @@ TEST(Perplexity, TwoChunksAreTheLeast) {
 }
 
 TEST(Perplexity, EqualsTransformers) {
-  Engine engine(f32_engine("llama"));
+  Engine engine(f32_engine(kModels + "llama"));
   engine.load();
   const Golden expected = golden("llama");
   const auto vocabulary = static_cast<std::size_t>(engine.config().vocab_size);
@@ -199,7 +186,7 @@ TEST(Perplexity, EqualsTransformers) {
 }
 
 TEST(Perplexity, ARunAgainstItselfDivergesNowhere) {
-  Engine engine(f32_engine("qwen3"));
+  Engine engine(f32_engine(kModels + "qwen3"));
   engine.load();
   const std::vector<std::int32_t> tokens = random_tokens(150, engine.config().vocab_size);
   const PerplexityRows rows = PerplexityRows::llama_cpp(150, 48, 0, 3);
@@ -227,7 +214,7 @@ TEST(Perplexity, ARunAgainstItselfDivergesNowhere) {
 }
 
 TEST(Perplexity, TheBeginTokenStandsFirstInEachChunk) {
-  Engine engine(f32_engine("llama"));
+  Engine engine(f32_engine(kModels + "llama"));
   engine.load();
   std::vector<std::int32_t> tokens = random_tokens(64, engine.config().vocab_size);
   Session session(engine, session_options(engine, 32, 8));

@@ -20,10 +20,10 @@ constexpr std::string_view kLlama31 = R"({
   "rope_type": "llama3"}, "rope_theta": 500000.0, "tie_word_embeddings": false,
   "torch_dtype": "bfloat16", "use_cache": true, "vocab_size": 128256})";
 
-HfConfig parse(std::string_view text) { return parse_hf_config(text, "config.json"); }
+HfConfig config_of(std::string_view text) { return parse_hf_config(text, "config.json"); }
 
 TEST(HfConfig, Llama31) {
-  const HfConfig config = parse(kLlama31);
+  const HfConfig config = config_of(kLlama31);
   EXPECT_EQ(config.architecture, "LlamaForCausalLM");
   EXPECT_EQ(config.model_type, "llama");
   EXPECT_EQ(config.hidden_size, 4096);
@@ -51,7 +51,8 @@ TEST(HfConfig, Llama31) {
 }
 
 TEST(HfConfig, Qwen25WithYarn) {
-  const HfConfig config = parse(R"({"architectures": ["Qwen2ForCausalLM"], "bos_token_id": 151643,
+  const HfConfig config =
+      config_of(R"({"architectures": ["Qwen2ForCausalLM"], "bos_token_id": 151643,
     "eos_token_id": 151645, "hidden_size": 896, "intermediate_size": 4864,
     "max_position_embeddings": 32768, "model_type": "qwen2", "num_attention_heads": 14,
     "num_hidden_layers": 24, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
@@ -83,7 +84,7 @@ std::string with(std::string_view patch) {
 }
 
 TEST(HfConfig, Defaults) {
-  const HfConfig config = parse(with("{}"));
+  const HfConfig config = config_of(with("{}"));
   EXPECT_EQ(config.num_key_value_heads, 4);
   EXPECT_EQ(config.rope_theta, 10000);
   EXPECT_EQ(config.rms_norm_eps, 1e-6);
@@ -98,31 +99,35 @@ TEST(HfConfig, NullIsAbsent) {
   std::string text = with("{}");
   text.insert(1, R"("sliding_window":null,"head_dim":null,"rope_scaling":null,"bos_token_id":null,
                     "num_key_value_heads":null,"eos_token_id":null,)");
-  const HfConfig config = parse(text);
+  const HfConfig config = config_of(text);
   EXPECT_FALSE(config.sliding_window);
   EXPECT_FALSE(config.head_dim);
   EXPECT_EQ(config.num_key_value_heads, 4);
 }
 
 TEST(HfConfig, RopeParametersOfNewerTransformers) {
-  const HfConfig config = parse(with(R"({"head_dim": 32, "rope_parameters": {"rope_type": "linear",
+  const HfConfig config =
+      config_of(with(R"({"head_dim": 32, "rope_parameters": {"rope_type": "linear",
     "factor": 2, "rope_theta": 1e6}})"));
   EXPECT_EQ(config.rope_theta, 1e6);
   EXPECT_EQ(config.rope_scaling.type, "linear");
   EXPECT_EQ(config.rope_scaling.factor, 2);
   EXPECT_EQ(config.head_dim, 32);
-  EXPECT_EQ(parse(with(R"({"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 1})")).rope_theta,
-            5e5);
+  EXPECT_EQ(
+      config_of(with(R"({"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 1})")).rope_theta,
+      5e5);
   expect_error(
-      [&] { (void)parse(with(R"({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}})")); },
+      [&] {
+        (void)config_of(with(R"({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}})"));
+      },
       {"config.json", "rope_parameters.\"full_attention\"", "not supported"});
 }
 
 TEST(HfConfig, EveryFieldIsCheckedAndNamed) {
   const auto refused = [](std::string_view patch, std::initializer_list<std::string_view> parts) {
     SCOPED_TRACE(patch);
-    expect_error([&] { (void)parse(with(patch)); }, {"config.json: "});
-    expect_error([&] { (void)parse(with(patch)); }, parts);
+    expect_error([&] { (void)config_of(with(patch)); }, {"config.json: "});
+    expect_error([&] { (void)config_of(with(patch)); }, parts);
   };
   for (const std::string field : {"hidden_size", "num_hidden_layers", "num_attention_heads",
                                   "intermediate_size", "vocab_size", "max_position_embeddings"}) {
@@ -166,13 +171,13 @@ TEST(HfConfig, EveryFieldIsCheckedAndNamed) {
 TEST(HfConfig, NotJson) {
   for (const std::string& text : {std::string(), std::string("{"), std::string("\xff"),
                                   std::string("{\"a\": 1e999}"), std::string("{} x")}) {
-    expect_error([&] { (void)parse(text); }, {"config.json: not valid JSON"});
+    expect_error([&] { (void)config_of(text); }, {"config.json: not valid JSON"});
   }
-  expect_error([&] { (void)parse("[1]"); }, {"config.json: the text is array"});
-  expect_error([&] { (void)parse(std::string(100000, '[')); }, {"nested deeper"});
-  expect_error([&] { (void)parse(std::string((4 << 20) + 1, ' ')); }, {"at most 4194304"});
+  expect_error([&] { (void)config_of("[1]"); }, {"config.json: the text is array"});
+  expect_error([&] { (void)config_of(std::string(100000, '[')); }, {"nested deeper"});
+  expect_error([&] { (void)config_of(std::string((4 << 20) + 1, ' ')); }, {"at most 4194304"});
   for (std::size_t size = 0; size < kLlama31.size(); ++size) {
-    expect_error([&] { (void)parse(kLlama31.substr(0, size)); }, {"not valid JSON"});
+    expect_error([&] { (void)config_of(kLlama31.substr(0, size)); }, {"not valid JSON"});
   }
 }
 

@@ -9,10 +9,8 @@
 
 #include "sedpa/core/error.h"
 #include "tests/format/support.h"
+#include "tests/support/devices.h"
 #include "tests/support/tiny_model.h"
-#ifdef SEDPA_HAVE_CUDA
-#include "sedpa/backend/cuda/cuda_ops.h"
-#endif
 
 namespace sedpa {
 namespace {
@@ -20,13 +18,6 @@ namespace {
 using test::expect_error;
 
 const std::string kData = std::string(SEDPA_SOURCE_DIR) + "/tests/data/";
-
-std::vector<std::string> devices() {
-#ifdef SEDPA_HAVE_CUDA
-  if (!cuda_devices().empty()) return {"cpu", "cuda"};
-#endif
-  return {"cpu"};
-}
 
 // --- Against PyTorch ----------------------------------------------------------------------------
 
@@ -41,7 +32,7 @@ TEST(GateTraining, TenStepsGiveTheGatesOfPyTorch) {
     Compute compute;
   };
   std::vector<Way> ways = {{"cpu", Compute::f32}};
-  for (const std::string& device : devices()) ways.push_back({device, Compute::fast});
+  for (const std::string& device : test::devices()) ways.push_back({device, Compute::fast});
   for (const Way& way : ways) {
     const bool exact = way.compute == Compute::f32;
     SCOPED_TRACE(way.device + (exact ? ", f32" : ", fast"));
@@ -321,7 +312,7 @@ TEST_P(TinyGateTraining, PlansWhatItAllocates) {
   EXPECT_LT(large.scratch_bytes - small.scratch_bytes, 4 * angles + 200000);
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, TinyGateTraining, testing::ValuesIn(devices()),
+INSTANTIATE_TEST_SUITE_P(Devices, TinyGateTraining, testing::ValuesIn(test::devices()),
                          [](const auto& test) { return test.param; });
 
 }  // namespace

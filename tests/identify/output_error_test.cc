@@ -7,28 +7,20 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
-#include <random>
 
 #include "sedpa/core/error.h"
 #include "sedpa/format/safetensors.h"
 #include "tests/identify/copying_model.h"
 #include "tests/support/f32_engine.h"
+#include "tests/support/random_tokens.h"
 
 namespace sedpa {
 namespace {
 
 using test::f32_engine;
+using test::random_tokens;
 
 const std::string kModels = std::string(SEDPA_SOURCE_DIR) + "/tests/data/models/";
-
-std::vector<std::int32_t> random_tokens(std::size_t count, std::int32_t vocabulary) {
-  std::mt19937 random(17);
-  std::vector<std::int32_t> tokens(count);
-  for (std::int32_t& token : tokens) {
-    token = static_cast<std::int32_t>(random() % static_cast<std::uint32_t>(vocabulary));
-  }
-  return tokens;
-}
 
 // Attention output [tokens, query_cols] of one layer under a head plan.
 std::vector<float> attention_output(Engine& engine, const HeadPlan& plan,

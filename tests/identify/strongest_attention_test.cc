@@ -5,28 +5,20 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
-#include <random>
 
 #include "sedpa/core/error.h"
 #include "sedpa/identify/head_scoring.h"
 #include "tests/identify/copying_model.h"
 #include "tests/support/f32_engine.h"
+#include "tests/support/random_tokens.h"
 
 namespace sedpa {
 namespace {
 
 using test::f32_engine;
+using test::random_tokens;
 
 using Tokens = std::vector<std::int32_t>;
-
-Tokens random_tokens(std::size_t count, std::int32_t vocabulary) {
-  std::mt19937 random(5);
-  Tokens tokens(count);
-  for (std::int32_t& token : tokens) {
-    token = static_cast<std::int32_t>(random() % static_cast<std::uint32_t>(vocabulary));
-  }
-  return tokens;
-}
 
 // Rotated qkv rows [tokens, qkv_cols] of each layer.
 std::vector<std::vector<float>> qkv_rows(Engine& engine, const Tokens& tokens) {

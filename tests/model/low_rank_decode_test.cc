@@ -7,12 +7,10 @@
 #include <string>
 #include <vector>
 
-#ifdef SEDPA_HAVE_CUDA
-#include "sedpa/backend/cuda/cuda_ops.h"
-#endif
 #include "sedpa/engine/engine.h"
 #include "sedpa/engine/session.h"
 #include "sedpa/model/random_model.h"
+#include "tests/support/devices.h"
 
 namespace sedpa {
 namespace {
@@ -60,13 +58,6 @@ double relative_error(const std::vector<float>& a, const std::vector<float>& b) 
   return std::sqrt(error / size);
 }
 
-std::vector<std::string> devices() {
-#ifdef SEDPA_HAVE_CUDA
-  if (!cuda_devices().empty()) return {"cpu", "cuda"};
-#endif
-  return {"cpu"};
-}
-
 class LowRankDecode : public testing::TestWithParam<std::string> {};
 
 // Whole matrices; all four projections of three layers as factors; query and output alone, since
@@ -85,7 +76,7 @@ TEST_P(LowRankDecode, GivesTheLogitsOfAllTokensAtOnce) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, LowRankDecode, testing::ValuesIn(devices()),
+INSTANTIATE_TEST_SUITE_P(Devices, LowRankDecode, testing::ValuesIn(test::devices()),
                          [](const auto& test) { return test.param; });
 
 }  // namespace

@@ -15,11 +15,9 @@
 #include <string>
 #include <vector>
 
-#ifdef SEDPA_HAVE_CUDA
-#include "sedpa/backend/cuda/cuda_ops.h"
-#endif
 #include "sedpa/engine/engine.h"
 #include "sedpa/engine/session.h"
+#include "tests/support/devices.h"
 
 namespace sedpa {
 namespace {
@@ -37,13 +35,6 @@ struct TinyModel {
   std::vector<float> logits;  // [tokens, vocabulary]
 };
 
-std::vector<std::string> devices() {
-#ifdef SEDPA_HAVE_CUDA
-  if (!cuda_devices().empty()) return {"cpu", "cuda"};
-#endif
-  return {"cpu"};
-}
-
 std::vector<TinyModel> tiny_models() {
   std::ifstream file(kData + "cases.json");
   std::vector<TinyModel> models;
@@ -59,7 +50,7 @@ std::vector<TinyModel> tiny_models() {
     numbers.read(reinterpret_cast<char*>(model.logits.data()),
                  static_cast<std::streamsize>(model.logits.size() * sizeof(float)));
     if (!numbers) throw std::runtime_error("the logits of " + model.name + " are cut short");
-    for (const std::string& device : devices()) {
+    for (const std::string& device : test::devices()) {
       model.device = device;
       model.bound = device == "cpu" ? model.yardstick : 0x1p16 * model.yardstick;
       models.push_back(model);

@@ -51,12 +51,12 @@ void check_vocabulary(const fs::path& path) {
   }
 }
 
-const fs::path kFolder = fs::path(SEDPA_SOURCE_DIR) / "tests/data/tokenizer/ggml-vocab";
+const fs::path kVectors = fs::path(SEDPA_SOURCE_DIR) / "tests/data/tokenizer/ggml-vocab";
 
-TEST(TokenizerVectors, Gpt2) { check_vocabulary(kFolder / "ggml-vocab-gpt-2.gguf"); }
+TEST(TokenizerVectors, Gpt2) { check_vocabulary(kVectors / "ggml-vocab-gpt-2.gguf"); }
 
 TEST(TokenizerVectors, LlamaSentencePiece) {
-  check_vocabulary(kFolder / "ggml-vocab-llama-spm.gguf");
+  check_vocabulary(kVectors / "ggml-vocab-llama-spm.gguf");
 }
 
 TEST(TokenizerVectors, AllOfLlamaCpp) {
@@ -77,7 +77,7 @@ TEST(TokenizerVectors, AllOfLlamaCpp) {
 
 TEST(TokenizerVectors, BeginAndEndTokens) {
   const auto open = [](const char* name) {
-    return Tokenizer::from_gguf(GgufFile::open((kFolder / name).string()));
+    return Tokenizer::from_gguf(GgufFile::open((kVectors / name).string()));
   };
   const Tokenizer llama = open("ggml-vocab-llama-spm.gguf");
   EXPECT_EQ(llama.bos(), 1);

@@ -9,15 +9,10 @@
 namespace sedpa::cpu {
 namespace {
 
-constexpr std::size_t kAlignment = 64;
 /// Packed inputs stay within this, unless even one tile is larger: more tokens go block by block.
 constexpr std::size_t kInputBytes = std::size_t{8} << 20;
 /// Up to here each thread packs the tokens for itself: that is cheaper than to wait for another.
 constexpr std::int64_t kFewTokens = 4;
-/// Panels that a kernel keeps near while tiles pass over them; work is handed out in these.
-constexpr std::int64_t kPanelBlock = 4;
-/// Pieces of work for each thread, so that one that is held up does not hold up all.
-constexpr std::int64_t kPiecesPerThread = 12;
 
 std::int64_t panels_of(const WeightBand& band) { return ceil_div(band.rows, kPanelRows); }
 

@@ -12,10 +12,6 @@ namespace {
 
 /// Rows of W that are multiplied at once: a multiple of a panel's.
 constexpr std::int64_t kBlockRows = 256;
-constexpr std::size_t kAlignment = 64;
-/// Panels of W' that stay near while tiles pass over them.
-constexpr std::int64_t kPanelBlock = 4;
-constexpr std::int64_t kPiecesPerThread = 12;
 
 constexpr int kF32 = static_cast<int>(Dtype::f32);
 constexpr int kF32Form = static_cast<int>(InputForm::f32);

@@ -27,7 +27,12 @@
 namespace sedpa::cpu {
 
 inline constexpr std::int64_t kPanelRows = 16;
-inline constexpr std::int64_t kGroup = 32;  // columns that share a scale, of weights and inputs
+inline constexpr std::int64_t kGroup = 32;     // columns that share a scale, of weights and inputs
+inline constexpr std::size_t kAlignment = 64;  // bytes, of panels and of packed inputs
+/// Panels that a kernel keeps near while tiles pass over them; work is handed out in these.
+inline constexpr std::int64_t kPanelBlock = 4;
+/// Pieces of work for each thread, so that one that is held up does not hold up all.
+inline constexpr std::int64_t kPiecesPerThread = 12;
 
 /// The parts of a quantised panel, in bytes.
 struct PanelLayout {

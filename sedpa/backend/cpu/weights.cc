@@ -12,7 +12,6 @@ namespace sedpa::cpu {
 namespace {
 
 constexpr std::size_t kArenaBlock = std::size_t{32} << 20;
-constexpr std::size_t kAlignment = 64;
 /// Bytes of rows that are read at once; at least one panel's rows.
 constexpr std::int64_t kStagingBytes = std::int64_t{1} << 20;
 
