@@ -12,7 +12,7 @@
 #include "sedpa/attention/visible_keys.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/core/memory.h"
-#include "sedpa/engine/session_file.h"
+#include "sedpa/engine/session_mark.h"
 #include "sedpa/model/random_model.h"
 
 namespace sedpa::cli {

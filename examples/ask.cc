@@ -5,7 +5,7 @@
 #include <sedpa/engine/generate.h>
 #include <sedpa/engine/plan_heads.h>
 #include <sedpa/engine/prompt_tokens.h>
-#include <sedpa/engine/session_file.h>
+#include <sedpa/engine/session_mark.h>
 
 #include <fstream>
 #include <iostream>

@@ -41,7 +41,7 @@ std::map<std::string, Place> matrix_places(const Checkpoint& checkpoint, const M
 }
 
 /// Rows of a matrix, one at a time and in order; from the source come as many as make a megabyte.
-GgufWriter::RowSource row_source(const WeightSource& weights, const Place& place) {
+TensorWriter::RowSource row_source(const WeightSource& weights, const Place& place) {
   constexpr std::int64_t kBytes = std::int64_t{1} << 20;
   struct Ahead {
     std::vector<std::byte> rows;
@@ -77,9 +77,8 @@ std::map<std::string, Place> thin_bias_places(const Checkpoint& checkpoint, cons
 
 /// All tensors in the order of the files: matrices, factors and biases of thin heads from
 /// `weights`, others as they are.
-template <class Writer>
 void add_tensors(const Checkpoint& checkpoint, const ModelConfig& config,
-                 const WeightSource& weights, Writer& writer) {
+                 const WeightSource& weights, TensorWriter& writer) {
   const auto places = matrix_places(checkpoint, config);
   const auto biases = thin_bias_places(checkpoint, config);
   const auto add_matrix = [&](const std::string& name, const Place& place) {

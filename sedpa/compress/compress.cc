@@ -24,7 +24,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr std::size_t kProjections = 4;
 /// Kernels read rows in pieces of so many numbers.
 constexpr std::int64_t kRankStep = 16;
 /// Attempts to meet a divergence, each with a smaller sum of single ones.
@@ -246,7 +245,8 @@ class Compression {
   // --- Factors ----------------------------------------------------------------------------------
 
   [[nodiscard]] std::int64_t rank_of(const Place& place, std::size_t projection) const {
-    return result_.ranks[static_cast<std::size_t>(place.layer) * kProjections + projection];
+    return result_
+        .ranks[static_cast<std::size_t>(place.layer) * kAttentionProjections + projection];
   }
 
   /// Replaces one projection; `inputs` null: by its singular values.
@@ -309,7 +309,7 @@ class Compression {
     const auto places = attention_places(config, index);
     if (options_.published) {
       show(index);
-      for (std::size_t i = 0; i < kProjections; ++i) replace(places[i], i, nullptr);
+      for (std::size_t i = 0; i < kAttentionProjections; ++i) replace(places[i], i, nullptr);
       return;
     }
     LayerRunner& runner = text.runner();
@@ -321,7 +321,7 @@ class Compression {
         dense.add_products(h, h, inputs);
       }
       regularize(dense, inputs);
-      for (std::size_t i = 0; i + 1 < kProjections; ++i) replace(places[i], i, &inputs);
+      for (std::size_t i = 0; i + 1 < kAttentionProjections; ++i) replace(places[i], i, &inputs);
     }
     const RowStore heads(ops_, text.lengths(), whole.shape.out_cols);
     {
@@ -339,7 +339,7 @@ class Compression {
                             bytes.size());
       }
       regularize(dense, inputs);
-      replace(places.back(), kProjections - 1, &inputs);
+      replace(places.back(), kAttentionProjections - 1, &inputs);
     }
     const Layer compressed = with_attention(whole, config, index, *weights_, ops_);
     for (std::size_t i = 0; i < text.size(); ++i) {

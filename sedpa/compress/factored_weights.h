@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "sedpa/compress/low_rank.h"
-#include "sedpa/compress/stored_rows.h"
+#include "sedpa/compress/stored_matrix.h"
 #include "sedpa/model/weight_source.h"
 
 namespace sedpa {
@@ -45,10 +45,10 @@ class FactoredWeights final : public WeightSource {
 
  private:
   struct Pair {
-    StoredRows a;
-    StoredRows b;
+    StoredMatrix a;
+    StoredMatrix b;
   };
-  [[nodiscard]] const StoredRows* find(const Place& place) const;
+  [[nodiscard]] const StoredMatrix* find(const Place& place) const;
 
   const WeightSource& original_;
   std::map<std::pair<std::int32_t, Role>, Pair> pairs_;

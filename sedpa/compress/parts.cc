@@ -10,6 +10,12 @@ namespace sedpa {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+std::shared_ptr<const GgufFile> open_part(const std::string& path, const std::string& label) {
+  if (!fs::exists(path)) return nullptr;
+  auto file = std::make_shared<const GgufFile>(GgufFile::open(path));
+  return file->find_string(kPartLabelKey) == label ? file : nullptr;
+}
+
 Parts::Parts(fs::path directory, const json& settings) : directory_(std::move(directory)) {
   std::error_code error;
   fs::create_directory(directory_, error);

@@ -1,9 +1,18 @@
 #pragma once
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "sedpa/format/gguf.h"
+
 namespace sedpa {
+
+/// The entry of a part's metadata that says which run it is of.
+inline constexpr const char* kPartLabelKey = "sedpa.compress.part";
+/// Null when there is no such file, or one of another run.
+[[nodiscard]] std::shared_ptr<const GgufFile> open_part(const std::string& path,
+                                                        const std::string& label);
 
 /// The directory in which a run of compress keeps what is done, so that it can go on after a stop.
 class Parts {

@@ -8,8 +8,6 @@
 namespace sedpa {
 namespace {
 
-constexpr std::size_t kProjections = 4;
-
 bool has_retrieval_heads(const HeadPlan& heads, std::size_t layer) {
   return heads.layers[layer].retrieval > 0;
 }
@@ -34,7 +32,7 @@ Allocation scaled(std::span<const RankChoices> choices, const HeadPlan& heads,
   Allocation all;
   for (std::size_t i = 0; i < choices.size(); ++i) {
     const double share =
-        has_retrieval_heads(heads, i / kProjections) ? most.retrieving : most.streaming;
+        has_retrieval_heads(heads, i / kAttentionProjections) ? most.retrieving : most.streaming;
     take(choices[i],
          smallest_rank(choices[i], scale * share, 0, std::max(choices[i].rows, choices[i].cols)),
          all);
@@ -50,7 +48,7 @@ Allocation published_ranks(std::span<const RankChoices> choices, const HeadPlan&
   Allocation all;
   for (std::size_t i = 0; i < choices.size(); ++i) {
     const RankChoices& matrix = choices[i];
-    const std::size_t layer = i / kProjections;
+    const std::size_t layer = i / kAttentionProjections;
     const LayerHeads& of = heads.layers[layer];
     const bool left_alone =
         layer < first || 2 * static_cast<std::size_t>(of.retrieval) >= of.order.size();

@@ -1,8 +1,8 @@
 #include "sedpa/compress/thin_weights.h"
 
-#include <filesystem>
 #include <numeric>
 
+#include "sedpa/compress/parts.h"
 #include "sedpa/compress/sensitivity.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/format/gguf.h"
@@ -11,7 +11,6 @@
 namespace sedpa {
 namespace {
 
-constexpr const char* kLabelKey = "sedpa.compress.part";
 constexpr const char* kKeysKey = "key_widths";
 constexpr const char* kValuesKey = "value_widths";
 constexpr const char* kPlanesKey = "rope_planes";
@@ -47,15 +46,15 @@ void ThinWeights::set_heads(std::int32_t layer, const LayerThinness& heads) {
 }
 
 void ThinWeights::set(Role role, std::int32_t layer, const Projection& projection, Dtype dtype) {
-  projections_[{layer, role}] = {StoredRows::of(floats(projection.matrix), projection.matrix.rows,
-                                                projection.matrix.cols, dtype),
+  projections_[{layer, role}] = {StoredMatrix::of(floats(projection.matrix), projection.matrix.rows,
+                                                  projection.matrix.cols, dtype),
                                  floats(projection.bias)};
 }
 
 void ThinWeights::save_layer(std::int32_t layer, const std::string& path,
                              const std::string& label) {
   GgufWriter writer;
-  writer.add_string(kLabelKey, label);
+  writer.add_string(kPartLabelKey, label);
   const LayerThinness& heads = heads_[static_cast<std::size_t>(layer)];
   std::vector<std::int64_t> keys;
   std::vector<std::int64_t> values;
@@ -84,9 +83,8 @@ void ThinWeights::save_layer(std::int32_t layer, const std::string& path,
 
 bool ThinWeights::load_layer(std::int32_t layer, const std::string& path,
                              const std::string& label) {
-  if (!std::filesystem::exists(path)) return false;
-  const auto file = std::make_shared<const GgufFile>(GgufFile::open(path));
-  if (file->find_string(kLabelKey) != label) return false;
+  const auto file = open_part(path, label);
+  if (!file) return false;
   const auto numbers = [&](const char* key) {
     const auto found = file->find_ints(key);
     if (!found) fail("{}: {} is missing", path, key);

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "sedpa/compress/linear_algebra.h"
-#include "sedpa/compress/stored_rows.h"
+#include "sedpa/compress/stored_matrix.h"
 #include "sedpa/model/weight_source.h"
 
 namespace sedpa {
@@ -62,7 +62,7 @@ class ThinWeights final : public WeightSource {
 
  private:
   struct Stored {
-    StoredRows matrix;
+    StoredMatrix matrix;
     std::vector<float> bias;
   };
   [[nodiscard]] const Stored* find(const Place& place) const;

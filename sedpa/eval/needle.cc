@@ -6,7 +6,7 @@
 #include "sedpa/core/fail.h"
 #include "sedpa/engine/engine.h"
 #include "sedpa/engine/generate.h"
-#include "sedpa/engine/session_file.h"
+#include "sedpa/engine/session_mark.h"
 
 namespace sedpa {
 namespace {

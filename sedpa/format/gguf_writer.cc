@@ -6,7 +6,6 @@
 
 #include "sedpa/core/checked.h"
 #include "sedpa/core/fail.h"
-#include "sedpa/format/atomic_file.h"
 #include "sedpa/format/gguf_types.h"
 #include "sedpa/format/printable.h"
 
@@ -188,41 +187,13 @@ void GgufWriter::add(GgufMetadata entry) {
   metadata_.push_back(std::move(entry));
 }
 
-void GgufWriter::add_tensor(std::string name, Dtype dtype, std::vector<std::int64_t> shape,
-                            std::span<const std::byte> data) {
-  add_tensor({std::move(name), dtype, std::move(shape), data.size(), data, nullptr});
-}
-
-void GgufWriter::add_tensor(std::string name, Dtype dtype, std::vector<std::int64_t> shape,
-                            RowSource source) {
-  add_tensor({std::move(name), dtype, std::move(shape), 0, {}, std::move(source)});
-}
-
-void GgufWriter::add_tensor(Tensor tensor) {
-  const std::string name = printable(tensor.name);
-  if (std::ranges::find(tensors_, tensor.name, &Tensor::name) != tensors_.end()) {
-    fail("tensor {} is already there", name);
-  }
-  std::int64_t count = 1;
-  for (const std::int64_t dimension : tensor.shape) {
-    const auto product = checked_mul(count, dimension);
-    if (dimension < 1 || !product) fail("tensor {} has shape {}", name, shape_text(tensor.shape));
-    count = *product;
-  }
+void GgufWriter::check(const Tensor& tensor) const {
   const bool rank_fits = !tensor.shape.empty() && tensor.shape.size() <= kGgufMaxRank;
   if (!rank_fits || tensor.shape.back() % block_size(tensor.dtype) != 0) {
-    fail("tensor {} of {} has shape {}, expected rank 1 to {} and rows of a multiple of {}", name,
-         sedpa::name(tensor.dtype), shape_text(tensor.shape), kGgufMaxRank,
+    fail("tensor {} of {} has shape {}, expected rank 1 to {} and rows of a multiple of {}",
+         printable(tensor.name), name(tensor.dtype), shape_text(tensor.shape), kGgufMaxRank,
          block_size(tensor.dtype));
   }
-  const auto bytes = checked_mul(count / block_size(tensor.dtype), block_bytes(tensor.dtype));
-  if (!bytes) fail("tensor {} has shape {}", name, shape_text(tensor.shape));
-  if (!tensor.source && tensor.data.size() != static_cast<std::uint64_t>(*bytes)) {
-    fail("tensor {} of {}, {}: {} bytes given, expected {}", name, sedpa::name(tensor.dtype),
-         shape_text(tensor.shape), tensor.data.size(), *bytes);
-  }
-  tensor.bytes = static_cast<std::uint64_t>(*bytes);
-  tensors_.push_back(std::move(tensor));
 }
 
 void GgufWriter::emit(const Sink& sink) const {
@@ -230,7 +201,7 @@ void GgufWriter::emit(const Sink& sink) const {
   Encoder header;
   header.number<std::uint32_t>(0x46554747);  // "GGUF"
   header.number<std::uint32_t>(3);
-  header.number<std::uint64_t>(tensors_.size());
+  header.number<std::uint64_t>(tensors().size());
   header.number<std::uint64_t>(metadata_.size());
   for (const GgufMetadata& entry : metadata_) {
     header.string(entry.key);
@@ -239,7 +210,7 @@ void GgufWriter::emit(const Sink& sink) const {
     if (entry.key == kGgufAlignmentKey) alignment = std::get<std::uint64_t>(entry.value);
   }
   std::uint64_t offset = 0;  // from the start of the data
-  for (const Tensor& tensor : tensors_) {
+  for (const Tensor& tensor : tensors()) {
     header.string(tensor.name);
     header.number(static_cast<std::uint32_t>(tensor.shape.size()));
     for (auto it = tensor.shape.rbegin(); it != tensor.shape.rend(); ++it) header.number(*it);
@@ -247,37 +218,14 @@ void GgufWriter::emit(const Sink& sink) const {
     header.number(offset);
     offset += round_up(tensor.bytes, alignment);
   }
-  if (!tensors_.empty()) header.pad_to(alignment);  // a vocabulary alone has no data to align
+  if (!tensors().empty()) header.pad_to(alignment);  // a vocabulary alone has no data to align
   sink(header.bytes());
 
-  for (const Tensor& tensor : tensors_) {
-    if (tensor.source) {
-      const std::int64_t cols = tensor.shape.back();
-      std::vector<std::byte> row(static_cast<std::size_t>(row_bytes(tensor.dtype, cols)));
-      const auto rows = static_cast<std::int64_t>(tensor.bytes / row.size());
-      for (std::int64_t i = 0; i < rows; ++i) {
-        tensor.source(i, row);
-        sink(row);
-      }
-    } else {
-      sink(tensor.data);
-    }
+  for (const Tensor& tensor : tensors()) {
+    emit_numbers(tensor, sink);
     const std::vector<std::byte> padding(round_up(tensor.bytes, alignment) - tensor.bytes);
     sink(padding);
   }
-}
-
-void GgufWriter::write(const std::string& path) const {
-  AtomicFile file(path);
-  emit([&](std::span<const std::byte> bytes) { file.write(bytes); });
-  file.commit();
-}
-
-std::vector<std::byte> GgufWriter::bytes() const {
-  std::vector<std::byte> all;
-  emit(
-      [&](std::span<const std::byte> bytes) { all.insert(all.end(), bytes.begin(), bytes.end()); });
-  return all;
 }
 
 }  // namespace sedpa

@@ -1,7 +1,6 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,6 +10,7 @@
 
 #include "sedpa/format/mapped_file.h"
 #include "sedpa/format/tensor_info.h"
+#include "sedpa/format/tensor_writer.h"
 
 namespace sedpa {
 
@@ -75,38 +75,17 @@ class SafetensorsCheckpoint {
 [[nodiscard]] std::vector<std::pair<std::string, std::vector<std::string>>> parse_shard_index(
     std::string_view json, const std::string& name);
 
-/// Builds a safetensors file.
-class SafetensorsWriter {
+/// Builds a safetensors file of f32, f16 or bf16 tensors.
+class SafetensorsWriter final : public TensorWriter {
  public:
-  /// Fills one row of a tensor; called once a row, in order.
-  using RowSource = std::function<void(std::int64_t row, std::span<std::byte> out)>;
-
   void add_metadata(std::string key, std::string value);
-  /// `dtype` is f32, f16 or bf16; `shape` is outermost first. `data` is not copied: it must live
-  /// until the file is written. Throws Error when its size is not that of the shape.
-  void add_tensor(std::string name, Dtype dtype, std::vector<std::int64_t> shape,
-                  std::span<const std::byte> data);
-  void add_tensor(std::string name, Dtype dtype, std::vector<std::int64_t> shape, RowSource source);
-  /// Under a temporary name, then renamed. Throws Error naming the path and the system's reason.
-  void write(const std::string& path) const;
-  [[nodiscard]] std::vector<std::byte> bytes() const;
 
  private:
-  struct Tensor {
-    std::string name;
-    Dtype dtype;
-    std::vector<std::int64_t> shape;
-    std::span<const std::byte> data;
-    RowSource source;  // used when there is no data
-    std::uint64_t bytes = 0;
-  };
-  using Sink = std::function<void(std::span<const std::byte>)>;
-  void add_tensor(Tensor tensor);
+  void check(const Tensor& tensor) const override;
+  void emit(const Sink& sink) const override;
   [[nodiscard]] std::string header() const;
-  void emit(const Sink& sink) const;
 
   std::vector<std::pair<std::string, std::string>> metadata_;
-  std::vector<Tensor> tensors_;
 };
 
 }  // namespace sedpa

@@ -1,11 +1,8 @@
-#include <algorithm>
-#include <limits>
 #include <nlohmann/json.hpp>
-#include <optional>
+#include <utility>
 
 #include "sedpa/core/checked.h"
 #include "sedpa/core/fail.h"
-#include "sedpa/format/atomic_file.h"
 #include "sedpa/format/printable.h"
 #include "sedpa/format/safetensors.h"
 
@@ -31,33 +28,9 @@ void SafetensorsWriter::add_metadata(std::string key, std::string value) {
   metadata_.emplace_back(std::move(key), std::move(value));
 }
 
-void SafetensorsWriter::add_tensor(std::string name, Dtype dtype, std::vector<std::int64_t> shape,
-                                   std::span<const std::byte> data) {
-  add_tensor({std::move(name), dtype, std::move(shape), data, nullptr});
-}
-
-void SafetensorsWriter::add_tensor(std::string name, Dtype dtype, std::vector<std::int64_t> shape,
-                                   RowSource source) {
-  add_tensor({std::move(name), dtype, std::move(shape), {}, std::move(source)});
-}
-
-void SafetensorsWriter::add_tensor(Tensor tensor) {
+void SafetensorsWriter::check(const Tensor& tensor) const {
   (void)dtype_text(tensor.dtype);
-  if (tensor.name == "__metadata__" ||
-      std::ranges::find(tensors_, tensor.name, &Tensor::name) != tensors_.end()) {
-    fail("tensor {} is already there", printable(tensor.name));
-  }
-  std::optional<std::int64_t> bytes = block_bytes(tensor.dtype);
-  for (const std::int64_t size : tensor.shape) {
-    bytes = bytes && size >= 1 ? checked_mul(*bytes, size) : std::nullopt;
-  }
-  if (!bytes || (!tensor.source && tensor.data.size() != static_cast<std::uint64_t>(*bytes))) {
-    fail("tensor {} of {}, {}: {} bytes given, expected the size of its shape",
-         printable(tensor.name), sedpa::name(tensor.dtype), shape_text(tensor.shape),
-         tensor.data.size());
-  }
-  tensor.bytes = static_cast<std::uint64_t>(*bytes);
-  tensors_.push_back(std::move(tensor));
+  if (tensor.name == "__metadata__") fail("tensor {} is already there", printable(tensor.name));
 }
 
 std::string SafetensorsWriter::header() const {
@@ -66,7 +39,7 @@ std::string SafetensorsWriter::header() const {
     for (const auto& [key, value] : metadata_) header["__metadata__"][key] = value;
   }
   std::uint64_t begin = 0;
-  for (const Tensor& tensor : tensors_) {
+  for (const Tensor& tensor : tensors()) {
     const std::uint64_t end = begin + tensor.bytes;
     header[tensor.name] = {{"dtype", dtype_text(tensor.dtype)},
                            {"shape", tensor.shape},
@@ -83,32 +56,7 @@ void SafetensorsWriter::emit(const Sink& sink) const {
   const std::uint64_t length = text.size();
   sink(std::as_bytes(std::span(&length, 1)));
   sink(std::as_bytes(std::span(text)));
-  for (const Tensor& tensor : tensors_) {
-    if (!tensor.source) {
-      sink(tensor.data);
-      continue;
-    }
-    const std::int64_t cols = tensor.shape.back();
-    std::vector<std::byte> row(static_cast<std::size_t>(row_bytes(tensor.dtype, cols)));
-    const auto rows = static_cast<std::int64_t>(tensor.bytes / row.size());
-    for (std::int64_t i = 0; i < rows; ++i) {
-      tensor.source(i, row);
-      sink(row);
-    }
-  }
-}
-
-void SafetensorsWriter::write(const std::string& path) const {
-  AtomicFile file(path);
-  emit([&](std::span<const std::byte> bytes) { file.write(bytes); });
-  file.commit();
-}
-
-std::vector<std::byte> SafetensorsWriter::bytes() const {
-  std::vector<std::byte> all;
-  emit(
-      [&](std::span<const std::byte> bytes) { all.insert(all.end(), bytes.begin(), bytes.end()); });
-  return all;
+  for (const Tensor& tensor : tensors()) emit_numbers(tensor, sink);
 }
 
 }  // namespace sedpa

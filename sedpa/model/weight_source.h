@@ -25,8 +25,10 @@ struct Place {
   }
 };
 
+inline constexpr std::size_t kAttentionProjections = 4;
 /// Query, key, value and output projection of a layer.
-[[nodiscard]] std::array<Place, 4> attention_places(const ModelConfig& config, std::int32_t layer);
+[[nodiscard]] std::array<Place, kAttentionProjections> attention_places(const ModelConfig& config,
+                                                                        std::int32_t layer);
 
 /// Where a model's numbers come from: a checkpoint with its adapters, or a random generator.
 class WeightSource {

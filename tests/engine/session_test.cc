@@ -9,6 +9,7 @@
 #include "sedpa/engine/engine.h"
 #include "sedpa/engine/plan_heads.h"
 #include "sedpa/engine/session_file.h"
+#include "sedpa/engine/session_mark.h"
 #include "tests/format/support.h"
 #include "tests/support/tiny_model.h"
 

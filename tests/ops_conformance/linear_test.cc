@@ -15,7 +15,6 @@ namespace {
 constexpr Dtype kAllDtypes[] = {Dtype::f32,  Dtype::f16,  Dtype::bf16, Dtype::q8_0,
                                 Dtype::q4_0, Dtype::q4_1, Dtype::q5_0, Dtype::q5_1,
                                 Dtype::q4_k, Dtype::q5_k, Dtype::q6_k, Dtype::iq4_nl};
-const Matrix kNone;
 
 std::unique_ptr<Ops> make(const Backend& backend, std::int64_t tokens, std::int64_t cols,
                           std::int64_t rank) {

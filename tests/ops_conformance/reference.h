@@ -29,6 +29,7 @@ struct Matrix {
   [[nodiscard]] double& at(std::int64_t i, std::int64_t j) { return data[i * cols + j]; }
   [[nodiscard]] double at(std::int64_t i, std::int64_t j) const { return data[i * cols + j]; }
 };
+inline const Matrix kNone;
 
 namespace reference {
 

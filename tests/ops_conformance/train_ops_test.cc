@@ -12,8 +12,6 @@
 namespace sedpa::conformance {
 namespace {
 
-const Matrix kNone;
-
 /// A backend with room for the rows of a test.
 struct Bench {
   std::unique_ptr<Ops> ops;

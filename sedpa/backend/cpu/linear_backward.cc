@@ -11,7 +11,7 @@ namespace sedpa::cpu {
 namespace {
 
 /// Rows of W that are multiplied at once: a multiple of a panel's.
-constexpr std::int64_t kBlockRows = 256;
+constexpr std::int64_t kWeightRows = 256;
 
 constexpr int kF32 = static_cast<int>(Dtype::f32);
 constexpr int kF32Form = static_cast<int>(InputForm::f32);
@@ -25,9 +25,9 @@ LinearBackwardRunner::Layout LinearBackwardRunner::layout(const TrainPlan& plan)
   const auto floats = [](std::int64_t count) {
     return round_up(static_cast<std::size_t>(count) * sizeof(float), kAlignment);
   };
-  at.tiles = floats(round_up(at.max_cols, kPanelRows) * kBlockRows);
+  at.tiles = floats(round_up(at.max_cols, kPanelRows) * kWeightRows);
   at.rows = at.tiles + floats(round_up(plan.max_tokens, static_cast<std::int64_t>(kernels_.tile)) *
-                              kBlockRows);
+                              kWeightRows);
   at.middle = at.rows + floats(pool_.size() * at.max_cols);
   at.end = at.middle + floats(plan.max_tokens * plan.max_rank);
   return at;
@@ -66,8 +66,8 @@ void LinearBackwardRunner::run(const Linear& linear, Rows d_out, Rows d_x) {
 void LinearBackwardRunner::run_weight(const Weight& weight, Rows d_out, Rows d_x) {
   bool add = false;
   for (const WeightBand& band : weight.bands) {
-    for (std::int64_t first = 0; first < band.rows; first += kBlockRows, add = true) {
-      const std::int64_t count = std::min(kBlockRows, band.rows - first);
+    for (std::int64_t first = 0; first < band.rows; first += kWeightRows, add = true) {
+      const std::int64_t count = std::min(kWeightRows, band.rows - first);
       transpose(weight, band, first, count);
       multiply(count, d_out.columns(band.first_row + first, count), d_x, add);
     }

@@ -11,7 +11,7 @@
 namespace sedpa {
 
 /// A matrix as it will stand in a file: its own bytes, or a part of a mapped file.
-struct StoredRows {
+struct StoredMatrix {
   Dtype dtype = Dtype::f32;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
@@ -19,8 +19,8 @@ struct StoredRows {
   std::shared_ptr<const void> owner;
 
   /// numbers [rows, cols], rounded to `dtype`.
-  [[nodiscard]] static StoredRows of(std::span<const float> numbers, std::int64_t rows,
-                                     std::int64_t cols, Dtype dtype) {
+  [[nodiscard]] static StoredMatrix of(std::span<const float> numbers, std::int64_t rows,
+                                       std::int64_t cols, Dtype dtype) {
     const std::int64_t stride = row_bytes(dtype, cols);
     auto bytes = std::make_shared<std::vector<std::byte>>(static_cast<std::size_t>(rows * stride));
     for (std::int64_t i = 0; i < rows; ++i) {
