@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "sedpa/core/fail.h"
+#include "sedpa/model/weight_source.h"
 
 namespace sedpa {
 namespace {

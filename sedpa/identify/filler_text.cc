@@ -62,13 +62,23 @@ std::int64_t FillerText::nearest_break(std::int64_t wanted, std::int64_t begin,
   return wanted;
 }
 
+namespace {
+
+/// What is hidden needs some text to be hidden in.
+std::int64_t least_tokens(std::int64_t needed) { return needed + needed / 4 + 16; }
+
+}  // namespace
+
+bool leaves_room(std::int64_t tokens, std::int64_t needed) {
+  return tokens >= least_tokens(needed);
+}
+
 std::int64_t filler_count(std::int64_t tokens, std::int64_t needed) {
-  const std::int64_t least = needed + needed / 4 + 16;
-  if (tokens < least) {
+  if (!leaves_room(tokens, needed)) {
     fail(
         "prompts of {} tokens are too short for the keys and questions in them, expected at "
         "least {}",
-        tokens, least);
+        tokens, least_tokens(needed));
   }
   return tokens - needed;
 }

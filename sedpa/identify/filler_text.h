@@ -45,8 +45,11 @@ class FillerText {
   std::vector<Break> breaks_;  // [tokens], what begins with the token
 };
 
+/// Whether a prompt of `tokens`, of which `needed` are something else, has enough filler to hide
+/// it.
+[[nodiscard]] bool leaves_room(std::int64_t tokens, std::int64_t needed);
 /// Tokens of filler in a prompt of `tokens`, of which `needed` are something else. Throws Error
-/// when that is so little that nothing would be hidden, naming the least that works.
+/// when that is not enough, naming the least that is.
 [[nodiscard]] std::int64_t filler_count(std::int64_t tokens, std::int64_t needed);
 
 }  // namespace sedpa

@@ -107,6 +107,28 @@ MarkedText encode_answer(const Tokenizer& tokenizer, std::string_view owner,
                        ".\n");
 }
 
+// Told and answered in the same words, so that the key is made of the same tokens.
+struct Secret {
+  std::string words;
+  MarkedText told;
+  MarkedText answer;
+  std::int64_t place = 0;  // in the filler
+  std::int64_t told_at = 0;
+};
+
+std::vector<Secret> draw_secrets(const Tokenizer& tokenizer, std::span<const std::string> owners,
+                                 int words, Random& random) {
+  std::vector<Secret> secrets;
+  for (const std::string& owner : owners) {
+    Secret secret{.words = random_words(words, random), .told = {}, .answer = {}};
+    secret.told =
+        encode_marked(tokenizer, "\n\nRemember this. " + telling(owner), secret.words, ".\n\n");
+    secret.answer = encode_answer(tokenizer, owner, secret.words);
+    secrets.push_back(std::move(secret));
+  }
+  return secrets;
+}
+
 }  // namespace
 
 std::int64_t most_answer_tokens(const Tokenizer& tokenizer, int keys, int words) {
@@ -134,29 +156,29 @@ PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& 
   }
   std::vector<std::string> owners(kOwners.begin(), kOwners.end());
   random.shuffle(owners);
-  owners.resize(static_cast<std::size_t>(options.keys));
-
-  // Told and answered in the same words, so that the key is made of the same tokens.
-  struct Secret {
-    std::string words;
-    MarkedText told;
-    MarkedText answer;
-    std::int64_t place = 0;  // in the filler
-    std::int64_t told_at = 0;
-  };
-  std::vector<Secret> secrets;
   const Tokens intro = encode_intro(tokenizer, kDocumentIntro);
   const Tokens end = encode(tokenizer, kDocumentEnd);
-  std::int64_t needed = std::ssize(intro) + std::ssize(end);
-  for (const std::string& owner : owners) {
-    Secret secret{.words = random_words(options.words, random), .told = {}, .answer = {}};
-    secret.told =
-        encode_marked(tokenizer, "\n\nRemember this. " + telling(owner), secret.words, ".\n\n");
-    secret.answer = encode_answer(tokenizer, owner, secret.words);
-    needed += std::ssize(secret.told.tokens) + std::ssize(secret.answer.tokens);
-    secrets.push_back(std::move(secret));
+  const auto needed = [&](const std::vector<Secret>& secrets) {
+    std::int64_t count = std::ssize(intro) + std::ssize(end);
+    for (const Secret& secret : secrets) {
+      count += std::ssize(secret.told.tokens) + std::ssize(secret.answer.tokens);
+    }
+    return count;
+  };
+  // Fewer keys where so many do not fit, then shorter ones.
+  int words = options.words;
+  owners.resize(static_cast<std::size_t>(options.keys));
+  std::vector<Secret> secrets = draw_secrets(tokenizer, owners, words, random);
+  while (!leaves_room(options.tokens, needed(secrets)) && (owners.size() > 1 || words > 1)) {
+    if (owners.size() > 1) {
+      owners.pop_back();
+      secrets.pop_back();
+    } else {
+      words /= 2;
+      secrets = draw_secrets(tokenizer, owners, words, random);
+    }
   }
-  const std::int64_t filler_tokens = filler_count(options.tokens, needed);
+  const std::int64_t filler_tokens = filler_count(options.tokens, needed(secrets));
   const std::int64_t start = filler.random_start(filler_tokens, random);
   for (Secret& secret : secrets) {
     secret.place =

@@ -26,15 +26,16 @@ struct PasskeyPrompt {
 
 struct PasskeyPromptOptions {
   std::int64_t tokens = 8192;  // of the whole prompt, exactly
-  int keys = 10;               // 1 to 20
-  int words = 16;              // of each key
+  int keys = 10;               // at most, 1 to 20
+  int words = 16;              // of each key, at most
 };
 
 /// Hides keys of random words at random depths of a random passage, asks for all of them at the
 /// end in another order, and gives the answers. After DuoAttention's training data (Xiao et al.,
-/// arXiv 2410.10819, section 2.2). The same tokenizer, text, options and state of `random` give the
-/// same prompt. Throws Error when `tokens` leaves no room for a document, naming the least that
-/// does, or when the text is too short.
+/// arXiv 2410.10819, section 2.2). Where so many keys do not fit there are fewer of them, and where
+/// not one of so many words does, it has half as many, and half of these, down to one. The same
+/// tokenizer, text, options and state of `random` give the same prompt. Throws Error when `tokens`
+/// leaves no room for a document, naming the least that does, or when the text is too short.
 [[nodiscard]] PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer,
                                                 const FillerText& filler,
                                                 const PasskeyPromptOptions& options,

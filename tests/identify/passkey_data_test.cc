@@ -91,6 +91,26 @@ TEST_F(PasskeyData, PromptTellsEachKeyOnceAndAnswersItByTheSameTokens) {
   }
 }
 
+TEST_F(PasskeyData, ShortPromptsHoldFewerKeysAndThenShorterOnes) {
+  const std::size_t longest = prompt(5000, 3, 12, 1).keys.front().text.size();
+  std::size_t keys = 3;
+  std::size_t size = longest;
+  for (const std::int64_t tokens : {1000, 800, 600, 500, 450, 400}) {
+    const PasskeyPrompt p = prompt(tokens, 3, 12, 1);
+    ASSERT_EQ(std::ssize(p.tokens), tokens);
+    ASSERT_GE(p.keys.size(), 1u);
+    EXPECT_LE(p.keys.size(), keys);
+    keys = p.keys.size();
+    for (const HiddenKey& key : p.keys) {
+      EXPECT_EQ(count(text(p.tokens, 0, p.questions), key.text), 1) << key.text;
+      EXPECT_EQ(without_space(text(p.tokens, key.answer, key.answer + key.count)), key.text);
+      if (keys == 1) size = key.text.size();
+    }
+  }
+  EXPECT_EQ(keys, 1u);
+  EXPECT_LT(size, longest / 2);
+}
+
 TEST_F(PasskeyData, KeysStandAtManyDepthsAndAreAskedInAnotherOrder) {
   int quarters[4] = {};
   int ascending = 0;
@@ -152,7 +172,7 @@ std::string error_of(Call call) {
 }
 
 TEST_F(PasskeyData, SaysWhatDoesNotFit) {
-  EXPECT_NE(error_of([&] { prompt(300, 10, 8, 1); }).find("300 tokens are too short"),
+  EXPECT_NE(error_of([&] { prompt(40, 10, 8, 1); }).find("40 tokens are too short"),
             std::string::npos);
   EXPECT_NE(error_of([&] { prompt(10000000, 10, 8, 1); }).find("made up: the text has"),
             std::string::npos);
