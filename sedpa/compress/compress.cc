@@ -29,6 +29,13 @@ constexpr std::int64_t kRankStep = 16;
 /// Attempts to meet a divergence, each with a smaller sum of single ones.
 constexpr int kAttempts = 4;
 
+void refuse_compressed(const Engine& engine) {
+  const std::int64_t factored = engine.weight_plan().low_rank_matrices;
+  if (factored == 0) return;
+  fail("{}: is compressed already ({} matrices are low-rank factors), expected a model that is not",
+       engine.model_path(), factored);
+}
+
 Dtype factor_type(const Engine& engine, const CompressOptions& options) {
   if (options.type) return *options.type;
   const Dtype own = engine.weights().dtype(attention_places(engine.config(), 0).front());
@@ -84,12 +91,7 @@ class Compression {
  private:
   void check() const {
     const std::string& path = engine_.model_path();
-    if (engine_.weight_plan().low_rank_matrices > 0) {
-      fail(
-          "{}: is compressed already ({} matrices are low-rank factors), expected a model that is "
-          "not",
-          path, engine_.weight_plan().low_rank_matrices);
-    }
+    refuse_compressed(engine_);
     std::error_code ignored;
     if (fs::equivalent(path, output_, ignored)) {
       fail("{}: is the model itself; write the compressed one to another name", output_);
@@ -394,6 +396,7 @@ class Compression {
 
 MemoryPlan plan_compression(const Engine& engine, const CalibrationText& text,
                             const CompressOptions& options) {
+  refuse_compressed(engine);
   const ModelConfig config = with_useful_ranks(engine.config());
   const std::int64_t heads = config.attention().out_cols();
   std::size_t layer = 0;

@@ -48,7 +48,7 @@ struct CompressResult {
 };
 
 /// About what compress takes beyond the mapped model: two layers' weights, the rows of the text
-/// between two layers, and matrices in f64.
+/// between two layers, and matrices in f64. Throws Error when the model is compressed already.
 [[nodiscard]] MemoryPlan plan_compression(const Engine& engine, const CalibrationText& text,
                                           const CompressOptions& options);
 

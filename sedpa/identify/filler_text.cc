@@ -62,19 +62,10 @@ std::int64_t FillerText::nearest_break(std::int64_t wanted, std::int64_t begin,
   return wanted;
 }
 
-namespace {
-
-/// What is hidden needs some text to be hidden in.
 std::int64_t least_tokens(std::int64_t needed) { return needed + needed / 4 + 16; }
 
-}  // namespace
-
-bool leaves_room(std::int64_t tokens, std::int64_t needed) {
-  return tokens >= least_tokens(needed);
-}
-
 std::int64_t filler_count(std::int64_t tokens, std::int64_t needed) {
-  if (!leaves_room(tokens, needed)) {
+  if (tokens < least_tokens(needed)) {
     fail(
         "prompts of {} tokens are too short for the keys and questions in them, expected at "
         "least {}",

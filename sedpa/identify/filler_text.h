@@ -45,11 +45,10 @@ class FillerText {
   std::vector<Break> breaks_;  // [tokens], what begins with the token
 };
 
-/// Whether a prompt of `tokens`, of which `needed` are something else, has enough filler to hide
-/// it.
-[[nodiscard]] bool leaves_room(std::int64_t tokens, std::int64_t needed);
+/// The shortest prompt that has enough filler to hide what is not filler in it, `needed` tokens.
+[[nodiscard]] std::int64_t least_tokens(std::int64_t needed);
 /// Tokens of filler in a prompt of `tokens`, of which `needed` are something else. Throws Error
-/// when that is not enough, naming the least that is.
+/// when `tokens` is below least_tokens, naming it.
 [[nodiscard]] std::int64_t filler_count(std::int64_t tokens, std::int64_t needed);
 
 }  // namespace sedpa

@@ -9,10 +9,14 @@
 namespace sedpa {
 namespace {
 
-std::vector<std::int64_t> prompt_lengths(const HeadScoringOptions& options) {
+// What is hidden must fit in, and a text within the window loses nothing.
+std::vector<std::int64_t> prompt_lengths(const Tokenizer& tokenizer,
+                                         const HeadScoringOptions& options) {
+  const std::int64_t window = std::int64_t{options.sink} + options.recent;
+  const std::int64_t shortest = std::min(
+      options.context, std::max({options.context / 4, window, least_prompt_tokens(tokenizer)}));
   std::vector<std::int64_t> lengths;
   for (int i = 0; i < options.prompts; ++i) {
-    const std::int64_t shortest = options.context / 4;
     lengths.push_back(options.prompts == 1
                           ? options.context
                           : shortest + (options.context - shortest) * i / (options.prompts - 1));
@@ -37,7 +41,7 @@ std::vector<PasskeyPrompt> make_prompts(const Engine& engine, const FillerText& 
   if (options.prompts < 1) fail("{} prompts, expected at least 1", options.prompts);
   Random random(options.seed);
   std::vector<PasskeyPrompt> prompts;
-  for (const std::int64_t length : prompt_lengths(options)) {
+  for (const std::int64_t length : prompt_lengths(engine.tokenizer(), options)) {
     prompts.push_back(make_passkey_prompt(
         engine.tokenizer(), filler,
         {.tokens = length, .keys = keys_in(length, options), .words = options.words}, random));
@@ -67,6 +71,8 @@ void read_prompts(const std::vector<PasskeyPrompt>& prompts, HeadScores& result,
   for (const PasskeyPrompt& prompt : prompts) total += std::ssize(prompt.tokens);
   std::int64_t right = 0;
   for (const PasskeyPrompt& prompt : prompts) {
+    result.prompt_tokens.push_back(std::ssize(prompt.tokens));
+    result.keys.push_back(std::ssize(prompt.keys));
     const std::vector<std::int64_t> rows = answer_rows(prompt);
     const std::vector<std::int32_t> likely = measure(prompt, rows, [&](std::int64_t done) {
       if (progress) progress(result.tokens + done, total);
@@ -192,11 +198,8 @@ AttentionPattern pattern_from_gates(const HeadScores& scores, std::vector<double
 
 std::string scoring_settings(const HeadScores& scores, const HeadScoringOptions& options,
                              const std::string& gate) {
-  const std::vector<std::int64_t> lengths = prompt_lengths(options);
-  std::vector<int> keys;
-  for (const std::int64_t length : lengths) keys.push_back(keys_in(length, options));
-  const nlohmann::ordered_json settings = {{"prompt_tokens", lengths},
-                                           {"keys", keys},
+  const nlohmann::ordered_json settings = {{"prompt_tokens", scores.prompt_tokens},
+                                           {"keys", scores.keys},
                                            {"words", options.words},
                                            {"kv_dtype", std::string(name(options.kv))},
                                            {"positions", scores.positions},

@@ -15,10 +15,11 @@ namespace sedpa {
 /// How heads are scored without training: on prompts of several lengths with hidden keys, which the
 /// model only reads, answers included.
 struct HeadScoringOptions {
-  std::int64_t context = 8192;  // tokens of the longest prompt; the shortest has a quarter
-  int prompts = 4;              // lengths are spaced evenly from context / 4 to context
-  int keys = 10;                // in each prompt; those below 1280 tokens hold fewer
-  int words = 16;               // in each key
+  std::int64_t context = 8192;  // tokens of the longest prompt
+  int prompts = 4;  // lengths are spaced evenly from context / 4 to context, or from more where a
+                    // quarter is within the window or too short to hide a key
+  int keys = 10;    // in each prompt; those below 1280 tokens hold fewer
+  int words = 16;   // in each key; very short prompts hold shorter ones
   std::uint64_t seed = 1;
   std::int32_t sink = 128;    // tokens of the window that a head is tried with, or would get
   std::int32_t recent = 256;  // the same
@@ -32,9 +33,11 @@ struct HeadScores {
   std::int32_t query_heads = 0;
   std::vector<double> scores = {};  // [layers, kv_heads], >= 0
   std::vector<double> query_scores =
-      {};                      // [layers, query_heads]; empty: the method has only KV heads
-  std::int64_t positions = 0;  // that were measured
-  std::int64_t tokens = 0;     // that were read
+      {};  // [layers, query_heads]; empty: the method has only KV heads
+  std::vector<std::int64_t> prompt_tokens = {};  // of each prompt
+  std::vector<std::int64_t> keys = {};           // in each prompt
+  std::int64_t positions = 0;                    // that were measured
+  std::int64_t tokens = 0;                       // that were read
   /// Share of answer tokens that the model itself, with full attention, thinks most likely. When it
   /// is low the model does not find the keys, and its heads cannot be told apart by them.
   double answer_accuracy = 0;

@@ -146,6 +146,13 @@ std::int64_t most_answer_tokens(const Tokenizer& tokenizer, int keys, int words)
   return keys * most;
 }
 
+std::int64_t least_prompt_tokens(const Tokenizer& tokenizer) {
+  // A key is told in fewer words than it is answered.
+  return least_tokens(std::ssize(encode_intro(tokenizer, kDocumentIntro)) +
+                      std::ssize(encode(tokenizer, kDocumentEnd)) +
+                      2 * most_answer_tokens(tokenizer, 1, 1));
+}
+
 PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& filler,
                                   const PasskeyPromptOptions& options, Random& random) {
   if (options.keys < 1 || options.keys > std::ssize(kOwners)) {
@@ -169,7 +176,7 @@ PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& 
   int words = options.words;
   owners.resize(static_cast<std::size_t>(options.keys));
   std::vector<Secret> secrets = draw_secrets(tokenizer, owners, words, random);
-  while (!leaves_room(options.tokens, needed(secrets)) && (owners.size() > 1 || words > 1)) {
+  while (options.tokens < least_tokens(needed(secrets)) && (owners.size() > 1 || words > 1)) {
     if (owners.size() > 1) {
       owners.pop_back();
       secrets.pop_back();

@@ -44,6 +44,10 @@ struct PasskeyPromptOptions {
 /// The most tokens that the questions and answers of such a prompt have, whatever is drawn.
 [[nodiscard]] std::int64_t most_answer_tokens(const Tokenizer& tokenizer, int keys, int words);
 
+/// A prompt of so many tokens has room for a key, whatever is drawn; perhaps for one of a single
+/// word.
+[[nodiscard]] std::int64_t least_prompt_tokens(const Tokenizer& tokenizer);
+
 /// A test of one key: a document and the question that a model is to continue.
 struct PasskeyQuestion {
   std::vector<std::int32_t> tokens;

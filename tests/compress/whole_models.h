@@ -34,13 +34,14 @@ inline CalibrationText some_text() {
 /// Logits of all rows; `heads` empty: full attention.
 inline std::vector<float> logits_of(const std::string& model,
                                     const std::vector<std::int32_t>& tokens,
-                                    const std::optional<HeadPlan>& heads = {}) {
+                                    const std::optional<HeadPlan>& heads = {},
+                                    KvDtype kv = KvDtype::f32) {
   Engine engine(f32_engine(model));
   engine.load();
   const auto count = static_cast<std::int64_t>(tokens.size());
   Session session(engine, {.context = count,
                            .heads = heads.value_or(engine.full_plan()),
-                           .kv = KvDtype::f32,
+                           .kv = kv,
                            .chunk = count,
                            .logit_rows = count});
   std::vector<float> all;

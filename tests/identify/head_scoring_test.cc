@@ -71,6 +71,21 @@ class HeadScoringOfATinyModel : public testing::Test {
   std::optional<FillerText> filler_;
 };
 
+TEST_F(HeadScoringOfATinyModel, ShortestPromptsHideAKeyOutsideTheWindow) {
+  HeadScoringOptions few = options();
+  few.context = 600;
+  few.prompts = 3;
+  few.sink = 100;
+  few.recent = 400;
+  EXPECT_EQ(score_by_output_error(*engine_, *filler_, few, {}).prompt_tokens,
+            (std::vector<std::int64_t>{500, 550, 600}));
+  few.recent = 16;
+  const HeadScores scores = score_by_copying(*engine_, *filler_, few, {});
+  EXPECT_EQ(scores.prompt_tokens.front(), least_prompt_tokens(engine_->tokenizer()));
+  EXPECT_EQ(scores.prompt_tokens.back(), 600);
+  EXPECT_EQ(scores.keys, (std::vector<std::int64_t>{1, 1, 1}));
+}
+
 TEST_F(HeadScoringOfATinyModel, GivesTheSameScoresForTheSameSeed) {
   std::int64_t last = 0;
   std::int64_t total = 0;
