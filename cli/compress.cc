@@ -6,16 +6,14 @@
 #include <optional>
 #include <string>
 
+#include "cli/calibration_text.h"
 #include "cli/commands.h"
 #include "cli/common.h"
 #include "cli/shipped_text.h"
 #include "cli/validators.h"
 #include "sedpa/compress/compress.h"
 #include "sedpa/core/fail.h"
-#include "sedpa/core/hash.h"
 #include "sedpa/core/memory.h"
-#include "sedpa/format/text_files.h"
-#include "sedpa/identify/passkey_data.h"
 
 namespace sedpa::cli {
 namespace {
@@ -31,30 +29,9 @@ struct Options {
   std::string thin_heads;
   std::optional<double> max_kl;
   std::string type;
-  std::string text;
-  std::int64_t tokens = 16384;
-  std::optional<std::int64_t> context;
-  std::uint64_t seed = 1;
+  CalibrationTextOptions text;
 };
 
-/// Tokens of a sequence, where nobody says otherwise.
-constexpr std::int64_t kCalibrationContext = 1024;
-/// The same where heads become thin: which planes of RoPE matter shows only far away.
-constexpr std::int64_t kThinContext = 4096;
-/// The last share of the text is for probes, which what inputs are gathered over never shows.
-constexpr double kProbeShare = 0.1;
-/// Each projection of a model asks for a run over the probes, so they are short.
-constexpr std::int64_t kProbeTokens = 512;
-/// The probe that asks for keys, where heads become thin: long and full of keys, for what a model
-/// finds near and with ease it finds with thin heads, too.
-constexpr std::int64_t kThinProbeTokens = 4096;
-constexpr int kThinProbeKeys = 8;
-/// Rows of a probe of running text that are compared: its last ones.
-constexpr std::int64_t kProbeRows = 256;
-/// Of calibration sequences, one in so many asks for hidden keys.
-constexpr std::int64_t kRetrievalEvery = 4;
-constexpr int kKeys = 4;
-constexpr int kKeyWords = 8;
 constexpr double kUsualCut = 0.25;
 
 /// The share that "-25%" takes away.
@@ -71,7 +48,7 @@ double parse_budget(const char* option, const std::string& text) {
 }
 
 CompressOptions compress_options(const Options& options) {
-  CompressOptions result{.max_kl = options.max_kl, .seed = options.seed};
+  CompressOptions result{.max_kl = options.max_kl, .seed = options.text.seed};
   if (!options.budget.empty()) {
     result.cut = parse_budget("--attention-parameters", options.budget);
   }
@@ -110,77 +87,6 @@ CompressOptions compress_options(const Options& options) {
   }
   return result;
 }
-
-/// Makes what the model is shown.
-class TextMaker {
- public:
-  TextMaker(const Engine& engine, const Options& options)
-      : options_(options),
-        tokenizer_(engine.tokenizer()),
-        path_(text_or_shipped(options.text)),
-        thin_(!options.thin_heads.empty()),
-        context_(options.context.value_or(std::min<std::int64_t>(
-            thin_ ? kThinContext : kCalibrationContext, engine.config().trained_context))),
-        random_(mix_seed({options.seed})) {}
-
-  CalibrationText make() {
-    const std::string all = read_text_files(path_, FillerText::kMaxBytes);
-    const auto cut = static_cast<std::size_t>(static_cast<double>(all.size()) * (1 - kProbeShare));
-    const FillerText shown(tokenizer_, std::string_view(all).substr(0, cut), path_);
-    const FillerText kept(tokenizer_, std::string_view(all).substr(cut), path_);
-    CalibrationText text;
-    text.name = path_.substr(path_.rfind('/') + 1);
-    if (options_.recipe == "calibrated") {
-      const std::int64_t count = std::max<std::int64_t>(1, options_.tokens / context_);
-      for (std::int64_t i = 0; i < count; ++i) {
-        const bool asks = i % kRetrievalEvery + 1 == kRetrievalEvery;
-        text.sequences.push_back(asks ? prompt(shown, context_, kKeys).tokens
-                                      : passage(shown, context_));
-      }
-    }
-    const std::int64_t length = std::min(kProbeTokens, context_);
-    const std::int64_t rows = std::min(kProbeRows, length);
-    text.running.push_back({.tokens = passage(kept, length), .rows = {{length - rows, rows}}});
-    // Where a token is little more than a byte, keys and questions need more room.
-    const auto room_for = [&](int count) {
-      return 3 * most_answer_tokens(tokenizer_, count, kKeyWords);
-    };
-    const int keys = thin_ && room_for(kThinProbeKeys) <= context_ ? kThinProbeKeys : kKeys;
-    const std::int64_t usual = thin_ ? kThinProbeTokens : kProbeTokens;
-    const PasskeyPrompt asked =
-        prompt(kept, std::min(context_, std::max(usual, room_for(keys))), keys);
-    Probe asking{.tokens = asked.tokens, .rows = {}};
-    // What gives an answer's tokens are the rows before them.
-    for (const HiddenKey& key : asked.keys) asking.rows.push_back({key.answer - 1, key.count});
-    text.retrieving.push_back(std::move(asking));
-    Hash hash;
-    const auto add = [&](const std::vector<std::int32_t>& tokens) {
-      hash.add(std::as_bytes(std::span(tokens)));
-    };
-    for (const auto& sequence : text.sequences) add(sequence);
-    for (const Probe& probe : text.running) add(probe.tokens);
-    for (const Probe& probe : text.retrieving) add(probe.tokens);
-    text.fingerprint = hash.digits();
-    return text;
-  }
-
- private:
-  std::vector<std::int32_t> passage(const FillerText& filler, std::int64_t count) {
-    const auto tokens = filler.tokens(filler.random_start(count, random_), count);
-    return {tokens.begin(), tokens.end()};
-  }
-  PasskeyPrompt prompt(const FillerText& filler, std::int64_t tokens, int keys) {
-    return make_passkey_prompt(tokenizer_, filler,
-                               {.tokens = tokens, .keys = keys, .words = kKeyWords}, random_);
-  }
-
-  const Options& options_;
-  const Tokenizer& tokenizer_;
-  std::string path_;
-  bool thin_;  // heads are to become thin
-  std::int64_t context_;
-  Random random_;
-};
 
 /// "Query 288 to 416, 3 whole": what became of the ranks of one projection.
 std::string rank_line(const CompressResult& result, std::size_t projection, const char* label) {
@@ -234,7 +140,7 @@ void report_json(const Options& options, const Engine& engine, const CompressRes
       {"expected_kl", result.expected_kl},
       {"kl_running", result.kl_running},
       {"kl_retrieving", result.kl_retrieving},
-      {"seed", options.seed},
+      {"seed", options.text.seed},
       {"resumed", result.resumed},
       {"seconds", seconds},
       {"peak_bytes", peak_resident_memory()}};
@@ -288,7 +194,11 @@ void run(const Options& options) {
   const auto engine = open_engine(options.model);
   if (options.recipe == "paper") wanted.published = plan_heads(options.heads, *engine).plan;
   if (wanted.thin) wanted.thin->heads = plan_heads(options.heads, *engine).plan;
-  const CalibrationText text = TextMaker(*engine, options).make();
+  CalibrationTextOptions shown = options.text;
+  shown.path = text_or_shipped(shown.path);
+  shown.probes_only = wanted.published.has_value();
+  shown.thin_heads = wanted.thin.has_value();
+  const CalibrationText text = make_calibration_text(*engine, shown);
   engine->check_memory(plan_compression(*engine, text, wanted), "use fewer --calibration-tokens");
   show_notes();
   ProgressBar bar("compressing");
@@ -363,23 +273,23 @@ void add_compress(CLI::App& app) {
       ->type_name("f32|f16|bf16|q8_0")
       ->group(group);
   command
-      .add_option("--text", options->text,
+      .add_option("--text", options->text.path,
                   "what the model is shown: a text file, a JSONL file, or a directory of them; "
                   "default: the book that ships")
       ->type_name("PATH")
       ->group(group);
-  command.add_option("--calibration-tokens", options->tokens, "how much of it")
+  command.add_option("--calibration-tokens", options->text.tokens, "how much of it")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
       ->capture_default_str()
       ->type_name("N")
       ->group(group);
   command
-      .add_option("--context", options->context,
+      .add_option("--context", options->text.context,
                   "tokens of a sequence; default: 1024, 4096 for --thin-heads")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30))
       ->type_name("N")
       ->group(group);
-  command.add_option("--seed", options->seed, "of the choice of text")
+  command.add_option("--seed", options->text.seed, "of the choice of text")
       ->capture_default_str()
       ->type_name("N")
       ->group(group);

@@ -113,6 +113,27 @@ TEST_F(CompressCommand, MakesHeadsThin) {
   EXPECT_GT(run({"info", "-m", both})["low_rank_matrices"], 0);
 }
 
+TEST_F(CompressCommand, WarnsOfAShortText) {
+  const std::string wide = folder_ / "wide.gguf";
+  write_tiny_model(wide, {.layers = 1,
+                          .width = 256,
+                          .query_heads = 4,
+                          .kv_heads = 4,
+                          .head_dim = 64,
+                          .context = 1024});
+  const std::string few = folder_ / "few.txt";
+  std::ofstream(few) << std::string(400, 'a');
+  const Outcome outcome = run_sedpa({"compress", "-m", wide, "-o", output_, "--text", few});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.error;
+  EXPECT_NE(outcome.error.find("tokens of calibration text are fewer than the 256 inputs"),
+            std::string::npos)
+      << outcome.error;
+  std::ofstream(few) << "too short";
+  expect_refusal({"compress", "-m", wide, "-o", output_, "--text", few}, 1, {few, "has 5 tokens"});
+  expect_refusal({"compress", "-m", wide, "-o", output_, "--text", text_, "--context", "100000"}, 1,
+                 {text_, "100000"});
+}
+
 TEST_F(CompressCommand, RefusesWhatMakesNoSense) {
   const auto bad = [&](const Words& more, std::initializer_list<std::string_view> parts) {
     expect_refusal(command(output_, more), 2, parts);
