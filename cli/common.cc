@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <set>
 #include <system_error>
 
 #include "cli/validators.h"
@@ -220,6 +221,13 @@ PlannedHeads plan_heads(const HeadOptions& options, const Engine& engine) {
   return sedpa::plan_heads(engine, head_request(options));
 }
 
+void note_untrained(const Engine& engine, std::int64_t context) {
+  const std::int64_t trained = engine.config().trained_context;
+  if (context <= trained) return;
+  log(fmt::format("a context of {} tokens is beyond the {} that the model was trained for", context,
+                  trained));
+}
+
 void load(Engine& engine, const SessionOptions& session) {
   engine.check_memory(session);
   load_checked(engine);
@@ -322,7 +330,8 @@ std::string human_bytes(std::uint64_t bytes) {
 }
 
 void install_handlers() {
-  set_log_sink([](const std::string& line) {
+  set_log_sink([seen = std::set<std::string>()](const std::string& line) mutable {
+    if (!seen.insert(line).second) return;
     if (notes_shown) {
       print_note(line);
     } else {

@@ -2,8 +2,8 @@
 // What the subcommands share: their common options, opening a model, and how they speak.
 //
 // Errors are exceptions: UsageError ends the program with exit code 2, sedpa::Error with 1, both
-// as one line on stderr. Notes of the library are held back until `show_notes`, so that a run that
-// fails early says one thing only.
+// as one line on stderr. Notes of the library are said once, and held back until `show_notes`, so
+// that a run that fails early says one thing only.
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -90,6 +90,8 @@ void add_examples(CLI::App& command, const std::vector<std::string>& lines);
 /// combinations that mean nothing.
 [[nodiscard]] HeadRequest head_request(const HeadOptions& options);
 [[nodiscard]] PlannedHeads plan_heads(const HeadOptions& options, const Engine& engine);
+/// A note where so many tokens are more than the model was trained for.
+void note_untrained(const Engine& engine, std::int64_t context);
 /// Checks the planned bytes against the limit and the machine, shows the notes held back so far,
 /// then loads the weights under a progress bar.
 void load(Engine& engine, const SessionOptions& session);

@@ -249,6 +249,7 @@ class Frontier {
     const SessionOptions timed =
         session(setting, command_.at + std::max({command_.prompt, command_.gen}));
     const SessionOptions scored = session(setting, rows_.context, kLogitRows);
+    note_untrained(engine, rows_.context);
     load(engine, engine.plan(timed).total() > engine.plan(scored).total() ? timed : scored);
     ordered_json line = setting.label();
     line["kv_dtype"] = std::string(name(timed.kv));
@@ -320,6 +321,7 @@ class Frontier {
 
   double needles(const Setting& setting, const NeedleTask& task, const std::string& test) {
     const SessionOptions options = session(setting, command_.needle.context(task));
+    note_untrained(*setting.engine, options.context);
     setting.engine->check_memory(options);
     Session session(*setting.engine, options);
     ProgressBar bar(test);

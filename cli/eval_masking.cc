@@ -121,6 +121,7 @@ void run(const MaskingCommand& command) {
   std::vector<std::string> keys = {"mask", "masked", "mask_seed"};
   for (const std::string& key : case_keys()) keys.push_back(key);
   CaseLog log(command.needle.out, settings, keys);
+  note_untrained(*engine, options.context);
   load(*engine, options);
   Session session(*engine, options);
 

@@ -43,6 +43,7 @@ void run(const NeedleCommand& command, const std::string& test, const nlohmann::
       needle_settings(test, *engine, options, command.model.compute, filler, command.needle.seed);
   settings.update(own);
   CaseLog log(command.needle.out, settings, case_keys());
+  note_untrained(*engine, options.context);
   load(*engine, options);
   Session session(*engine, options);
   const double score = ask_cases(session, *task, cases, nlohmann::ordered_json::object(), log,

@@ -109,6 +109,7 @@ void run(const PerplexityCommand& command) {
   SessionOptions full = options;
   full.heads = engine->full_plan();
   if (full.kv != KvDtype::f32) full.kv = KvDtype::f16;
+  note_untrained(*engine, options.context);
   load(*engine, options);
   Session session(*engine, options);
   std::optional<Session> full_session;

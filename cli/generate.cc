@@ -53,10 +53,7 @@ std::int64_t choose_context(const GenerateCommand& command, const Engine& engine
       fail("the prompt has {} tokens, but --context is {}: raise it or shorten the prompt", known,
            *command.context);
     }
-    if (*command.context > trained) {
-      log(fmt::format("a context of {} tokens is beyond the {} that the model was trained for",
-                      *command.context, trained));
-    }
+    note_untrained(engine, *command.context);
     return *command.context;
   }
   if (bounded && (command.prompt.chat || !prompt_tokens)) return kMostContext;

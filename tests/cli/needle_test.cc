@@ -65,6 +65,18 @@ class NeedleCommands : public testing::Test {
   std::string text_;
 };
 
+TEST_F(NeedleCommands, NoteWhatIsBeyondTheTrainedContextOnce) {
+  const std::string short_model = folder_ / "short.gguf";
+  write_tiny_model(short_model, {.layers = 1, .context = 600});
+  for (const auto& [lengths, notes] : {std::pair{"400", 0}, {"400,700", 1}}) {
+    const Outcome outcome = run_sedpa({"eval", "passkey", "-m", short_model, "--text", text_,
+                                       "--lengths", lengths, "--depths", "2"});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.error;
+    EXPECT_EQ(outcome.error_lines(), notes) << outcome.error;
+    EXPECT_EQ(outcome.error.find("beyond the 600 that") != std::string::npos, notes > 0);
+  }
+}
+
 TEST_F(NeedleCommands, HelpHasAnExample) {
   for (const char* command : {"passkey", "niah", "masking"}) {
     const Outcome outcome = run_sedpa({"eval", command, "--help"});
