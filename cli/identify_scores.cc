@@ -77,7 +77,7 @@ void identify_by_scores(const IdentifyOptions& options) {
                 {"sink", scoring.sink},
                 {"recent", scoring.recent},
                 {"seed", scoring.seed},
-                {"prompt_tokens", scores.tokens},
+                {"prompt_tokens", scores.tokens()},
                 {"positions", scores.positions},
                 {"answer_accuracy", scores.answer_accuracy},
                 {"seconds", seconds.count()},
@@ -86,8 +86,8 @@ void identify_by_scores(const IdentifyOptions& options) {
     print(
         fmt::format("{}: {} layers x {} KV heads scored at {} positions of {} tokens in {:.1f} s\n"
                     "The model itself predicts {:.1f} % of the keys' tokens.\n",
-                    options.output, scores.layers, scores.kv_heads, scores.positions, scores.tokens,
-                    seconds.count(), 100 * scores.answer_accuracy));
+                    options.output, scores.layers, scores.kv_heads, scores.positions,
+                    scores.tokens(), seconds.count(), 100 * scores.answer_accuracy));
   }
   if (scores.answer_accuracy < kLowAccuracy) {
     log(fmt::format(

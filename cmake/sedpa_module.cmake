@@ -49,10 +49,8 @@ function(sedpa_closure out)
 endfunction()
 
 # Loops over millions of numbers: without any optimisation they take longer than it does.
-function(sedpa_optimise_in_debug)
-  foreach(target IN LISTS ARGN)
-    target_compile_options(${target} PRIVATE $<$<CONFIG:Debug>:-O1>)
-  endforeach()
+function(sedpa_optimise_in_debug target)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Debug>:-O1>)
 endfunction()
 
 # A GoogleTest program over some modules: sedpa_test(format SOURCES a_test.cc USES format)

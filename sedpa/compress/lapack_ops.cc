@@ -15,8 +15,6 @@ namespace {
 /// Numbers of a side of the squares in which a matrix is turned.
 constexpr std::int64_t kTile = 32;
 
-int blas_int(std::int64_t size) { return static_cast<int>(size); }
-
 bool is_finite(const DenseMatrix& m) {
   for (std::int64_t i = 0; i < m.rows; ++i) {
     if (!std::all_of(m.row(i), m.row(i) + m.cols, [](double x) { return std::isfinite(x); })) {

@@ -20,8 +20,6 @@ constexpr std::int64_t kLoadBytes = std::int64_t{4} << 20;
 /// 750.
 constexpr std::int64_t kLeastForDevice = 1024;
 
-int as_int(std::int64_t size) { return static_cast<int>(size); }
-
 /// For checks of shapes: no numbers.
 DenseMatrix shape_of(const Matrix& m) { return {nullptr, m.rows, m.cols, m.cols, {}}; }
 
@@ -45,9 +43,9 @@ Matrix multiply(const Matrix& x, const Matrix& y, Transposed transposed) {
   Matrix product(shape.rows, shape.cols);
   const auto threads = BlasThreads::for_work(shape.rows * shape.cols * shape.depth);
   cblas_dgemm(CblasRowMajor, left ? CblasTrans : CblasNoTrans, right ? CblasTrans : CblasNoTrans,
-              as_int(shape.rows), as_int(shape.cols), as_int(shape.depth), 1.0, x.numbers.data(),
-              as_int(x.cols), y.numbers.data(), as_int(y.cols), 0.0, product.numbers.data(),
-              as_int(product.cols));
+              blas_int(shape.rows), blas_int(shape.cols), blas_int(shape.depth), 1.0,
+              x.numbers.data(), blas_int(x.cols), y.numbers.data(), blas_int(y.cols), 0.0,
+              product.numbers.data(), blas_int(product.cols));
   return product;
 }
 
@@ -56,9 +54,9 @@ void add_products(const Matrix& x, Matrix& sum) {
     fail("products of rows of {} numbers do not add up to {} x {}", x.cols, sum.rows, sum.cols);
   }
   const auto threads = BlasThreads::for_work(x.rows * sum.rows * sum.cols);
-  cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, as_int(sum.rows), as_int(sum.cols),
-              as_int(x.rows), 1.0, x.numbers.data(), as_int(x.cols), x.numbers.data(),
-              as_int(x.cols), 1.0, sum.numbers.data(), as_int(sum.cols));
+  cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, blas_int(sum.rows), blas_int(sum.cols),
+              blas_int(x.rows), 1.0, x.numbers.data(), blas_int(x.cols), x.numbers.data(),
+              blas_int(x.cols), 1.0, sum.numbers.data(), blas_int(sum.cols));
 }
 
 Matrix identity(std::int64_t n) {
@@ -77,8 +75,8 @@ Matrix solve(Matrix a, Matrix b) {
   check_equations(shape_of(a), shape_of(b));
   const auto threads = BlasThreads::for_work(a.rows * a.rows * (a.rows + b.cols));
   const int status =
-      LAPACKE_dposv(LAPACK_ROW_MAJOR, 'U', as_int(a.rows), as_int(b.cols), a.numbers.data(),
-                    as_int(a.cols), b.numbers.data(), as_int(b.cols));
+      LAPACKE_dposv(LAPACK_ROW_MAJOR, 'U', blas_int(a.rows), blas_int(b.cols), a.numbers.data(),
+                    blas_int(a.cols), b.numbers.data(), blas_int(b.cols));
   if (status != 0) fail_not_definite(a.rows, status);
   return b;
 }
@@ -87,8 +85,8 @@ void orthonormalize_rows(Matrix& m) {
   const auto threads = BlasThreads::for_work(2 * m.rows * m.rows * m.cols);
   // What LAPACK takes for columns are the rows.
   std::vector<double> scales(static_cast<std::size_t>(m.rows));
-  const int n = as_int(m.cols);
-  const int count = as_int(m.rows);
+  const int n = blas_int(m.cols);
+  const int count = blas_int(m.rows);
   int status = LAPACKE_dgeqrf(LAPACK_COL_MAJOR, n, count, m.numbers.data(), n, scales.data());
   if (status == 0) {
     status = LAPACKE_dorgqr(LAPACK_COL_MAJOR, n, count, count, m.numbers.data(), n, scales.data());
@@ -103,8 +101,8 @@ Eigen eigen(Matrix symmetric) {
   const std::int64_t n = symmetric.rows;
   Eigen found{.values = std::vector<double>(static_cast<std::size_t>(n)), .vectors = Matrix(n, n)};
   const auto threads = BlasThreads::for_work(4 * n * n * n);
-  const int status = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', as_int(n), symmetric.numbers.data(),
-                                    as_int(n), found.values.data());
+  const int status = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', blas_int(n),
+                                    symmetric.numbers.data(), blas_int(n), found.values.data());
   if (status != 0) fail_not_converged(n, status);
   // LAPACK has the smallest first.
   std::ranges::reverse(found.values);

@@ -26,6 +26,9 @@ struct Matrix {
   [[nodiscard]] double at(std::int64_t i, std::int64_t j) const { return row(i)[j]; }
 };
 
+/// A size as BLAS and LAPACK take it.
+[[nodiscard]] inline int blas_int(std::int64_t size) { return static_cast<int>(size); }
+
 /// How many threads of their own OpenBLAS and LAPACK may use while it lives. Of the whole process:
 /// while several threads call them, set nothing but what holds already.
 class BlasThreads {

@@ -71,17 +71,16 @@ void read_prompts(const std::vector<PasskeyPrompt>& prompts, HeadScores& result,
   for (const PasskeyPrompt& prompt : prompts) total += std::ssize(prompt.tokens);
   std::int64_t right = 0;
   for (const PasskeyPrompt& prompt : prompts) {
-    result.prompt_tokens.push_back(std::ssize(prompt.tokens));
-    result.keys.push_back(std::ssize(prompt.keys));
     const std::vector<std::int64_t> rows = answer_rows(prompt);
     const std::vector<std::int32_t> likely = measure(prompt, rows, [&](std::int64_t done) {
-      if (progress) progress(result.tokens + done, total);
+      if (progress) progress(result.tokens() + done, total);
     });
     for (std::size_t r = 0; r < rows.size(); ++r) {
       right += likely[r] == next_token(prompt, rows[r]) ? 1 : 0;
     }
     result.positions += std::ssize(rows);
-    result.tokens += std::ssize(prompt.tokens);
+    result.prompt_tokens.push_back(std::ssize(prompt.tokens));
+    result.keys.push_back(std::ssize(prompt.keys));
   }
   result.answer_accuracy = static_cast<double>(right) / static_cast<double>(result.positions);
 }

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -37,10 +38,14 @@ struct HeadScores {
   std::vector<std::int64_t> prompt_tokens = {};  // of each prompt
   std::vector<std::int64_t> keys = {};           // in each prompt
   std::int64_t positions = 0;                    // that were measured
-  std::int64_t tokens = 0;                       // that were read
   /// Share of answer tokens that the model itself, with full attention, thinks most likely. When it
   /// is low the model does not find the keys, and its heads cannot be told apart by them.
   double answer_accuracy = 0;
+
+  /// That were read.
+  [[nodiscard]] std::int64_t tokens() const {
+    return std::accumulate(prompt_tokens.begin(), prompt_tokens.end(), std::int64_t{0});
+  }
 };
 
 /// `done` of `total` tokens have been read.

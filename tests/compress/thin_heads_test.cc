@@ -67,8 +67,7 @@ class ThinHeadsOf : public testing::Test {
     for (const auto& [probes, measured] : {std::pair{&text_.running, result.kl_running},
                                            {&text_.retrieving, result.kl_retrieving}}) {
       const Probe& probe = probes->front();
-      const double found = divergence(logits_of(model, probe.tokens, heads),
-                                      logits_of(output, probe.tokens, heads), probe);
+      const double found = measured_divergence(model, output, probe, heads);
       EXPECT_GT(found, 0);
       EXPECT_NEAR(measured, found, 2e-3 * found);
     }

@@ -82,4 +82,11 @@ inline double divergence(const std::vector<float>& p, const std::vector<float>& 
   return sum / static_cast<double>(rows);
 }
 
+/// The divergence of one file's model from another's, from 16-bit caches, as compress measures it.
+inline double measured_divergence(const std::string& model, const std::string& output,
+                                  const Probe& probe, const std::optional<HeadPlan>& heads = {}) {
+  return divergence(logits_of(model, probe.tokens, heads, KvDtype::f16),
+                    logits_of(output, probe.tokens, heads, KvDtype::f16), probe);
+}
+
 }  // namespace sedpa::test

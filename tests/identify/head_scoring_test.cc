@@ -97,7 +97,7 @@ TEST_F(HeadScoringOfATinyModel, GivesTheSameScoresForTheSameSeed) {
         total = of;
       });
   EXPECT_EQ(total, 500 + 2000);
-  EXPECT_EQ(scores.tokens, 500 + 2000);
+  EXPECT_EQ(scores.tokens(), 500 + 2000);
   EXPECT_EQ(scores.layers, 3);
   EXPECT_EQ(scores.kv_heads, 2);
   ASSERT_EQ(scores.scores.size(), 6u);
@@ -129,7 +129,7 @@ TEST_F(HeadScoringOfATinyModel, GivesTheSameScoresForTheSameSeed) {
 // on a model that does (strongest_attention_test.cc).
 TEST_F(HeadScoringOfATinyModel, CopyScoresAreSharesAndFoldToTheHighest) {
   const HeadScores scores = score_by_copying(*engine_, *filler_, options());
-  EXPECT_EQ(scores.tokens, 500 + 2000);
+  EXPECT_EQ(scores.tokens(), 500 + 2000);
   ASSERT_EQ(scores.query_scores.size(), 3u * 4u);
   ASSERT_EQ(scores.scores.size(), 3u * 2u);
   for (std::size_t h = 0; h < scores.query_scores.size(); ++h) {

@@ -59,22 +59,22 @@ Projection projection_of(const std::string& tensor) {
   return {0, ""};
 }
 
-struct Rows {
+struct FloatRows {
   std::int64_t rows;
   std::int64_t cols;
   std::vector<float> numbers;
 };
 
-Rows matrix_of(const TensorInfo& tensor) {
-  Rows m{tensor.shape.size() == 1 ? 1 : tensor.shape[0], tensor.shape.back(), {}};
+FloatRows matrix_of(const TensorInfo& tensor) {
+  FloatRows m{tensor.shape.size() == 1 ? 1 : tensor.shape[0], tensor.shape.back(), {}};
   const auto* from = reinterpret_cast<const float*>(tensor.data.data());
   m.numbers.assign(from, from + m.rows * m.cols);
   return m;
 }
 
-Rows cut(const Rows& m, bool columns, const std::vector<std::int32_t>& keep) {
+FloatRows cut(const FloatRows& m, bool columns, const std::vector<std::int32_t>& keep) {
   const auto count = static_cast<std::int64_t>(keep.size());
-  Rows out{columns ? m.rows : count, columns ? count : m.cols, {}};
+  FloatRows out{columns ? m.rows : count, columns ? count : m.cols, {}};
   for (std::int64_t i = 0; i < out.rows; ++i) {
     for (std::int64_t j = 0; j < out.cols; ++j) {
       const std::int64_t row = columns ? i : keep[static_cast<std::size_t>(i)];
@@ -85,7 +85,7 @@ Rows cut(const Rows& m, bool columns, const std::vector<std::int32_t>& keep) {
   return out;
 }
 
-Rows zero_other_rows(Rows m, const std::vector<std::int32_t>& keep) {
+FloatRows zero_other_rows(FloatRows m, const std::vector<std::int32_t>& keep) {
   for (std::int64_t row = 0; row < m.rows; ++row) {
     if (std::find(keep.begin(), keep.end(), row) != keep.end()) continue;
     std::fill_n(m.numbers.begin() + row * m.cols, m.cols, 0.0f);
@@ -107,7 +107,7 @@ void write(const std::string& path, const ThinModel& model, bool thin) {
   std::vector<std::vector<float>> numbers;  // add_tensor does not copy
   numbers.reserve(from.tensors().size());
   for (const TensorInfo& tensor : from.tensors()) {
-    Rows matrix = matrix_of(tensor);
+    FloatRows matrix = matrix_of(tensor);
     std::vector<std::int64_t> shape = tensor.shape;
     if (const auto [layer, name] = projection_of(tensor.name); !name.empty()) {
       const std::vector<std::int32_t> keep = kept(model, layer, name);
