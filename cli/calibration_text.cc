@@ -36,7 +36,7 @@ class TextMaker {
   TextMaker(const Engine& engine, const CalibrationTextOptions& options)
       : options_(options),
         tokenizer_(engine.tokenizer()),
-        least_prompt_(least_prompt_tokens(tokenizer_)),
+        least_prompt_(least_prompt_tokens(tokenizer_, HiddenKind::keys)),
         most_(std::min<std::int64_t>(options.thin_heads ? kThinSequenceTokens : kSequenceTokens,
                                      engine.config().trained_context)),
         random_(mix_seed({options.seed})) {}
@@ -81,7 +81,7 @@ class TextMaker {
   Probe retrieving(const FillerText& kept, std::int64_t context) {
     // Where a token is little more than a byte, keys and questions need more room.
     const auto room_for = [&](int count) {
-      return 3 * most_answer_tokens(tokenizer_, count, kKeyWords);
+      return 3 * most_answer_tokens(tokenizer_, HiddenKind::keys, count, kKeyWords);
     };
     const bool many = options_.thin_heads && room_for(kThinProbeKeys) <= context;
     const int keys = many ? kThinProbeKeys : kKeys;

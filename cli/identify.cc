@@ -103,6 +103,14 @@ void add_identify(CLI::App& app) {
                   "default: the book that ships")
       ->type_name("PATH")
       ->group(group);
+  command
+      .add_option("--hide", options->hide,
+                  "what the text hides: keys of random words, announced as secrets; facts, plain "
+                  "sentences that nothing announces; both")
+      ->check(CLI::IsMember({"keys", "facts", "both"}))
+      ->capture_default_str()
+      ->type_name("keys|facts|both")
+      ->group(group);
   add_context_option(command, options->context,
                      "tokens of the longest prompt; default: 8192, or what the model takes; gates: "
                      "what the model takes");

@@ -24,6 +24,7 @@ struct IdentifyOptions {
   std::string output;
   std::string method = "output-error";
   std::string text;
+  std::string hide = "keys";  // a HiddenKind
   std::optional<std::int64_t> context;
   std::int64_t chunk = 0;
   int prompts = 4;

@@ -37,6 +37,7 @@ class GateRun {
                   .shortest = options.gates.shortest,
                   .context = identify_context(options, engine_->config(),
                                               engine_->config().trained_context),
+                  .hidden = parse_hidden_kind(options.hide),
                   .seed = options.seed,
                   .sink = options.sink,
                   .recent = options.recent,
@@ -120,6 +121,7 @@ class GateRun {
   void rank() {
     HeadScoringOptions scoring{.context = std::min(training_.context, kMostRankingTokens),
                                .prompts = training_.context < kFewRankingTokens ? 1 : 4,
+                               .hidden = training_.hidden,
                                .seed = training_.seed,
                                .sink = training_.sink,
                                .recent = training_.recent,

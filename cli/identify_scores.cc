@@ -46,6 +46,7 @@ void identify_by_scores(const IdentifyOptions& options) {
   const HeadScoringOptions scoring{
       .context = identify_context(options, engine->config(), kScoreContext),
       .prompts = options.prompts,
+      .hidden = parse_hidden_kind(options.hide),
       .seed = options.seed,
       .sink = options.sink,
       .recent = options.recent,

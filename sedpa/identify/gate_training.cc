@@ -35,6 +35,7 @@ nlohmann::ordered_json settings_of(const GateTrainingOptions& options) {
           {"intervals", options.intervals},
           {"keys", options.keys},
           {"words", options.words},
+          {"hidden", name(options.hidden)},
           {"kv_dtype", std::string(name(options.kv))}};
 }
 
@@ -63,7 +64,7 @@ GateDocuments::GateDocuments(const Tokenizer& tokenizer, const FillerText& fille
     : tokenizer_(tokenizer),
       filler_(filler),
       options_(options),
-      answer_tokens_(most_answer_tokens(tokenizer, 1, options.words)) {}
+      answer_tokens_(most_answer_tokens(tokenizer, options.hidden, 1, options.words)) {}
 
 std::int64_t GateDocuments::span() const {
   return std::min(options_.context, options_.keys * answer_tokens_);
@@ -77,7 +78,8 @@ int GateDocuments::keys_in(std::int64_t tokens) const {
 
 GateDocument GateDocuments::of_length(std::int64_t tokens, Random& random) const {
   PasskeyPrompt prompt = make_passkey_prompt(
-      tokenizer_, filler_, {.tokens = tokens, .keys = keys_in(tokens), .words = options_.words},
+      tokenizer_, filler_,
+      {.tokens = tokens, .keys = keys_in(tokens), .words = options_.words, .kind = options_.hidden},
       random);
   GateDocument document{.tokens = std::move(prompt.tokens), .rows = {}};
   for (const HiddenKey& key : prompt.keys) {

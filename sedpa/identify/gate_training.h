@@ -23,6 +23,7 @@ struct GateTrainingOptions {
   int intervals = 50;            // lengths that there are
   int keys = 10;                 // in each document; short ones hold fewer
   int words = 32;                // in each key
+  HiddenKind hidden = HiddenKind::keys;
   std::uint64_t seed = 1;
   std::int32_t sink = 128;
   std::int32_t recent = 256;

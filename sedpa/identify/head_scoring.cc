@@ -14,7 +14,8 @@ std::vector<std::int64_t> prompt_lengths(const Tokenizer& tokenizer,
                                          const HeadScoringOptions& options) {
   const std::int64_t window = std::int64_t{options.sink} + options.recent;
   const std::int64_t shortest = std::min(
-      options.context, std::max({options.context / 4, window, least_prompt_tokens(tokenizer)}));
+      options.context,
+      std::max({options.context / 4, window, least_prompt_tokens(tokenizer, options.hidden)}));
   std::vector<std::int64_t> lengths;
   for (int i = 0; i < options.prompts; ++i) {
     lengths.push_back(options.prompts == 1
@@ -42,9 +43,12 @@ std::vector<PasskeyPrompt> make_prompts(const Engine& engine, const FillerText& 
   Random random(options.seed);
   std::vector<PasskeyPrompt> prompts;
   for (const std::int64_t length : prompt_lengths(engine.tokenizer(), options)) {
-    prompts.push_back(make_passkey_prompt(
-        engine.tokenizer(), filler,
-        {.tokens = length, .keys = keys_in(length, options), .words = options.words}, random));
+    prompts.push_back(make_passkey_prompt(engine.tokenizer(), filler,
+                                          {.tokens = length,
+                                           .keys = keys_in(length, options),
+                                           .words = options.words,
+                                           .kind = options.hidden},
+                                          random));
   }
   return prompts;
 }
@@ -200,6 +204,7 @@ std::string scoring_settings(const HeadScores& scores, const HeadScoringOptions&
   const nlohmann::ordered_json settings = {{"prompt_tokens", scores.prompt_tokens},
                                            {"keys", scores.keys},
                                            {"words", options.words},
+                                           {"hidden", name(options.hidden)},
                                            {"kv_dtype", std::string(name(options.kv))},
                                            {"positions", scores.positions},
                                            {"answer_accuracy", scores.answer_accuracy},

@@ -21,6 +21,7 @@ struct HeadScoringOptions {
                     // quarter is within the window or too short to hide a key
   int keys = 10;    // in each prompt; those below 1280 tokens hold fewer
   int words = 16;   // in each key; very short prompts hold shorter ones
+  HiddenKind hidden = HiddenKind::keys;
   std::uint64_t seed = 1;
   std::int32_t sink = 128;    // tokens of the window that a head is tried with, or would get
   std::int32_t recent = 256;  // the same

@@ -1,7 +1,6 @@
 #include "sedpa/identify/passkey_data.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <span>
 
@@ -10,27 +9,11 @@
 namespace sedpa {
 namespace {
 
-constexpr std::array kWords = {
-    "apple",  "river",   "stone",   "candle",  "window", "garden",  "silver", "orange",  "planet",
-    "bridge", "forest",  "button",  "mirror",  "basket", "pencil",  "market", "ladder",  "winter",
-    "summer", "copper",  "velvet",  "thunder", "island", "harbor",  "saddle", "pepper",  "carpet",
-    "marble", "feather", "lantern", "anchor",  "walnut", "tiger",   "eagle",  "rabbit",  "salmon",
-    "violin", "trumpet", "hammer",  "needle",  "cotton", "butter",  "honey",  "cherry",  "lemon",
-    "maple",  "desert",  "valley",  "canyon",  "meadow", "castle",  "tower",  "cellar",  "attic",
-    "barrel", "bottle",  "kettle",  "spoon",   "ribbon", "jacket",  "helmet", "shield",  "arrow",
-    "rocket", "comet",   "shadow",  "crystal", "amber",  "coral",   "ivory",  "pearl",   "ruby",
-    "wagon",  "engine",  "wheel",   "paddle",  "canoe",  "tunnel",  "ticket", "parcel",  "letter",
-    "ink",    "paper",   "chalk",   "mask",    "piano",  "drum",    "bell",   "clock",   "compass",
-    "magnet", "radio",   "camera",  "bucket",  "broom",  "blanket", "pillow", "curtain", "chair",
-    "desk"};
-
-constexpr std::array kOwners = {"Alice",  "Boris", "Clara", "David", "Emma",  "Felix", "Grace",
-                                "Henry",  "Irene", "Jacob", "Karen", "Louis", "Maria", "Nikita",
-                                "Olivia", "Peter", "Quinn", "Rosa",  "Simon", "Teresa"};
-
-constexpr std::string_view kDocumentIntro =
+constexpr std::string_view kKeysIntro =
     "Here is a part of a long book. Somewhere in it, secrets are told. Remember them: you will be "
     "asked for them at the end.\n\n";
+constexpr std::string_view kFactsIntro =
+    "Here is a part of a long book. You will be asked at the end about things that it tells.\n\n";
 constexpr std::string_view kDocumentEnd = "\n\nThe part of the book ends here.\n";
 
 constexpr std::string_view kQuestionIntro =
@@ -88,26 +71,15 @@ MarkedText encode_marked(const Tokenizer& tokenizer, std::string_view before, st
   return marked;
 }
 
-std::string random_words(int count, Random& random) {
-  std::string text;
-  for (int i = 0; i < count; ++i) {
-    if (i > 0) text += ' ';
-    text += kWords[static_cast<std::size_t>(random.below(std::ssize(kWords)))];
-  }
-  return text;
+std::string_view intro_of(HiddenKind kind) {
+  return kind == HiddenKind::keys ? kKeysIntro : kFactsIntro;
 }
 
-// What tells a key, in the document and in the answer alike.
-std::string telling(std::string_view owner) { return fmt::format("The secret of {} is: ", owner); }
-
-MarkedText encode_answer(const Tokenizer& tokenizer, std::string_view owner,
-                         std::string_view words) {
-  return encode_marked(tokenizer,
-                       fmt::format("\nWhat is the secret of {}? {}", owner, telling(owner)), words,
-                       ".\n");
+MarkedText encode_answer(const Tokenizer& tokenizer, const HiddenSentence& sentence) {
+  return encode_marked(tokenizer, sentence.question + sentence.telling, sentence.words, ".\n");
 }
 
-// Told and answered in the same words, so that the key is made of the same tokens.
+// Told and answered in the same words, so that what is asked for is made of the same tokens.
 struct Secret {
   std::string words;
   MarkedText told;
@@ -116,14 +88,14 @@ struct Secret {
   std::int64_t told_at = 0;
 };
 
-std::vector<Secret> draw_secrets(const Tokenizer& tokenizer, std::span<const std::string> owners,
-                                 int words, Random& random) {
+std::vector<Secret> encode_secrets(const Tokenizer& tokenizer,
+                                   std::vector<HiddenSentence> sentences) {
   std::vector<Secret> secrets;
-  for (const std::string& owner : owners) {
-    Secret secret{.words = random_words(words, random), .told = {}, .answer = {}};
-    secret.told =
-        encode_marked(tokenizer, "\n\nRemember this. " + telling(owner), secret.words, ".\n\n");
-    secret.answer = encode_answer(tokenizer, owner, secret.words);
+  for (HiddenSentence& sentence : sentences) {
+    Secret secret{.told = encode_marked(tokenizer, "\n\n" + sentence.remark + sentence.telling,
+                                        sentence.words, ".\n\n"),
+                  .answer = encode_answer(tokenizer, sentence)};
+    secret.words = std::move(sentence.words);
     secrets.push_back(std::move(secret));
   }
   return secrets;
@@ -131,39 +103,31 @@ std::vector<Secret> draw_secrets(const Tokenizer& tokenizer, std::span<const std
 
 }  // namespace
 
-std::int64_t most_answer_tokens(const Tokenizer& tokenizer, int keys, int words) {
-  const auto tokens = [&](std::string_view owner, std::string_view word) {
-    std::string all(word);
-    for (int i = 1; i < words; ++i) all.append(" ").append(word);
-    return std::ssize(encode_answer(tokenizer, owner, all).tokens);
-  };
-  const char* longest =
-      *std::max_element(kWords.begin(), kWords.end(), [&](const char* a, const char* b) {
-        return tokens(kOwners.front(), a) < tokens(kOwners.front(), b);
-      });
-  std::int64_t most = 0;
-  for (const char* owner : kOwners) most = std::max(most, tokens(owner, longest));
-  return keys * most;
+std::int64_t most_answer_tokens(const Tokenizer& tokenizer, HiddenKind kind, int keys, int words) {
+  return keys * std::ssize(encode_answer(tokenizer, longest_sentence(kind, words,
+                                                                     [&](const auto& text) {
+                                                                       return std::ssize(
+                                                                           encode(tokenizer, text));
+                                                                     }))
+                               .tokens);
 }
 
-std::int64_t least_prompt_tokens(const Tokenizer& tokenizer) {
+std::int64_t least_prompt_tokens(const Tokenizer& tokenizer, HiddenKind kind) {
   // A key is told in fewer words than it is answered.
-  return least_tokens(std::ssize(encode_intro(tokenizer, kDocumentIntro)) +
+  return least_tokens(std::ssize(encode_intro(tokenizer, intro_of(kind))) +
                       std::ssize(encode(tokenizer, kDocumentEnd)) +
-                      2 * most_answer_tokens(tokenizer, 1, 1));
+                      2 * most_answer_tokens(tokenizer, kind, 1, 1));
 }
 
 PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& filler,
                                   const PasskeyPromptOptions& options, Random& random) {
-  if (options.keys < 1 || options.keys > std::ssize(kOwners)) {
-    fail("{} keys in a prompt, expected 1 to {}", options.keys, kOwners.size());
+  if (options.keys < 1 || options.keys > kMostHiddenSentences) {
+    fail("{} keys in a prompt, expected 1 to {}", options.keys, kMostHiddenSentences);
   }
   if (options.words < 1 || options.words > 1000) {
     fail("{} words in a key, expected 1 to 1000", options.words);
   }
-  std::vector<std::string> owners(kOwners.begin(), kOwners.end());
-  random.shuffle(owners);
-  const Tokens intro = encode_intro(tokenizer, kDocumentIntro);
+  const Tokens intro = encode_intro(tokenizer, intro_of(options.kind));
   const Tokens end = encode(tokenizer, kDocumentEnd);
   const auto needed = [&](const std::vector<Secret>& secrets) {
     std::int64_t count = std::ssize(intro) + std::ssize(end);
@@ -173,16 +137,17 @@ PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& 
     return count;
   };
   // Fewer keys where so many do not fit, then shorter ones.
+  HiddenSentences sentences(options.kind, options.keys, random);
   int words = options.words;
-  owners.resize(static_cast<std::size_t>(options.keys));
-  std::vector<Secret> secrets = draw_secrets(tokenizer, owners, words, random);
-  while (options.tokens < least_tokens(needed(secrets)) && (owners.size() > 1 || words > 1)) {
-    if (owners.size() > 1) {
-      owners.pop_back();
+  const auto draw = [&] { return encode_secrets(tokenizer, sentences.draw(words, random)); };
+  std::vector<Secret> secrets = draw();
+  while (options.tokens < least_tokens(needed(secrets)) && (secrets.size() > 1 || words > 1)) {
+    if (secrets.size() > 1) {
       secrets.pop_back();
+      sentences.drop_last();
     } else {
       words /= 2;
-      secrets = draw_secrets(tokenizer, owners, words, random);
+      secrets = draw();
     }
   }
   const std::int64_t filler_tokens = filler_count(options.tokens, needed(secrets));

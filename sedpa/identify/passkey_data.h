@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "sedpa/identify/filler_text.h"
+#include "sedpa/identify/hidden_sentences.h"
 #include "sedpa/identify/random.h"
 #include "sedpa/tokenizer/tokenizer.h"
 
@@ -28,25 +29,28 @@ struct PasskeyPromptOptions {
   std::int64_t tokens = 8192;  // of the whole prompt, exactly
   int keys = 10;               // at most, 1 to 20
   int words = 16;              // of each key, at most
+  HiddenKind kind = HiddenKind::keys;
 };
 
-/// Hides keys of random words at random depths of a random passage, asks for all of them at the
-/// end in another order, and gives the answers. After DuoAttention's training data (Xiao et al.,
-/// arXiv 2410.10819, section 2.2). Where so many keys do not fit there are fewer of them, and where
-/// not one of so many words does, it has half as many, and half of these, down to one. The same
-/// tokenizer, text, options and state of `random` give the same prompt. Throws Error when `tokens`
-/// leaves no room for a document, naming the least that does, or when the text is too short.
+/// Hides keys of random words, or facts, at random depths of a random passage, asks for all of them
+/// at the end in another order, and gives the answers. After DuoAttention's training data (Xiao et
+/// al., arXiv 2410.10819, section 2.2). Where so many keys do not fit there are fewer of them, and
+/// where not one of so many words does, it has half as many, and half of these, down to one. The
+/// same tokenizer, text, options and state of `random` give the same prompt. Throws Error when
+/// `tokens` leaves no room for a document, naming the least that does, or when the text is too
+/// short.
 [[nodiscard]] PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer,
                                                 const FillerText& filler,
                                                 const PasskeyPromptOptions& options,
                                                 Random& random);
 
 /// The most tokens that the questions and answers of such a prompt have, whatever is drawn.
-[[nodiscard]] std::int64_t most_answer_tokens(const Tokenizer& tokenizer, int keys, int words);
+[[nodiscard]] std::int64_t most_answer_tokens(const Tokenizer& tokenizer, HiddenKind kind, int keys,
+                                              int words);
 
 /// A prompt of so many tokens has room for a key, whatever is drawn; perhaps for one of a single
 /// word.
-[[nodiscard]] std::int64_t least_prompt_tokens(const Tokenizer& tokenizer);
+[[nodiscard]] std::int64_t least_prompt_tokens(const Tokenizer& tokenizer, HiddenKind kind);
 
 /// A test of one key: a document and the question that a model is to continue.
 struct PasskeyQuestion {

@@ -36,10 +36,12 @@ Tokenizer tiny_tokenizer() {
 
 class PasskeyData : public testing::Test {
  protected:
-  PasskeyPrompt prompt(std::int64_t tokens, int keys, int words, std::uint64_t seed) {
+  PasskeyPrompt prompt(std::int64_t tokens, int keys, int words, std::uint64_t seed,
+                       HiddenKind kind = HiddenKind::keys) {
     Random random(seed);
     return make_passkey_prompt(tokenizer_, filler_,
-                               {.tokens = tokens, .keys = keys, .words = words}, random);
+                               {.tokens = tokens, .keys = keys, .words = words, .kind = kind},
+                               random);
   }
   PasskeyQuestion question(std::int64_t tokens, double depth, std::uint64_t seed) {
     Random passage(seed);
@@ -87,6 +89,55 @@ TEST_F(PasskeyData, PromptTellsEachKeyOnceAndAnswersItByTheSameTokens) {
                              p.tokens.begin() + key.answer));
       EXPECT_EQ(count(key.text, " "), 11);
       last = key.answer + key.count;
+    }
+  }
+}
+
+TEST_F(PasskeyData, FactsAreToldInPlainSentencesAndAskedFor) {
+  for (const std::uint64_t seed : {1, 2, 3}) {
+    const PasskeyPrompt p = prompt(9000, 20, 32, seed, HiddenKind::facts);
+    ASSERT_EQ(std::ssize(p.tokens), 9000);
+    ASSERT_EQ(p.keys.size(), 20u);
+    const std::string document = text(p.tokens, 0, p.questions);
+    EXPECT_EQ(count(document, "ecret"), 0);
+    EXPECT_EQ(count(document, "emember"), 0);
+    for (const HiddenKey& key : p.keys) {
+      EXPECT_EQ(without_space(text(p.tokens, key.told, key.told + key.count)), key.text);
+      EXPECT_TRUE(std::equal(p.tokens.begin() + key.told, p.tokens.begin() + key.told + key.count,
+                             p.tokens.begin() + key.answer));
+      // "What do the fishermen of Ostend do every spring? Every spring the fishermen of Ostend "
+      const std::string asked = text(p.tokens, key.answer - 250, key.answer);
+      const std::size_t question = asked.rfind("What do the ");
+      ASSERT_NE(question, std::string::npos) << asked;
+      const std::size_t mark = asked.find("? ", question);
+      const std::string telling = asked.substr(mark + 2, asked.find_last_not_of(" ") - mark - 1);
+      EXPECT_EQ(count(document, telling + " " + key.text + "."), 1) << telling << key.text;
+      const std::string who =
+          asked.substr(question + 12, asked.find(" do ", question + 12) - question - 12);
+      EXPECT_EQ(count(document, who), 1) << who;
+    }
+  }
+}
+
+TEST_F(PasskeyData, KeysAndFactsAreMixedByChance) {
+  int secrets = 0;
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    const PasskeyPrompt p = prompt(9000, 10, 8, seed, HiddenKind::both);
+    ASSERT_EQ(p.keys.size(), 10u);
+    secrets += count(text(p.tokens, 0, p.questions), "The secret of ");
+  }
+  // Of 200, with a standard deviation of 7.
+  EXPECT_NEAR(secrets, 100, 35);
+}
+
+TEST_F(PasskeyData, SizesHoldWhateverIsDrawn) {
+  for (const HiddenKind kind : {HiddenKind::keys, HiddenKind::facts, HiddenKind::both}) {
+    const std::int64_t least = least_prompt_tokens(tokenizer_, kind);
+    const std::int64_t most = most_answer_tokens(tokenizer_, kind, 10, 32);
+    for (std::uint64_t seed = 0; seed < 100; ++seed) {
+      EXPECT_GE(prompt(least, 10, 32, seed, kind).keys.size(), 1u) << name(kind);
+      const PasskeyPrompt p = prompt(12000, 10, 32, seed, kind);
+      EXPECT_LE(std::ssize(p.tokens) - p.questions, most) << name(kind);
     }
   }
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <span>
 #include <string>
 
 #include "sedpa/core/fail.h"
@@ -20,6 +21,28 @@ void check_blas(cublasStatus_t status, const char* what) {
 
 cudaDataType_t data_type(Dtype dtype) {
   return dtype == Dtype::f32 ? CUDA_R_32F : dtype == Dtype::f16 ? CUDA_R_16F : CUDA_R_16BF;
+}
+
+/// cuBLASLt's ways of doing a product that are looked at.
+constexpr int kWays = 8;
+/// Sums of so many numbers are over before a large tile has come to speed, and while its results
+/// are written nothing is multiplied: smaller tiles, of which a multiprocessor has one in each of
+/// these two states, are faster there, though cuBLASLt names them last (docs/gpu.md).
+constexpr std::int64_t kShortSum = 2048;
+constexpr std::uint32_t kShortSumTile = CUBLASLT_MATMUL_TILE_128x160;
+
+const cublasLtMatmulAlgo_t& choose(std::span<const cublasLtMatmulHeuristicResult_t> ways,
+                                   std::int64_t depth) {
+  if (depth <= kShortSum) {
+    for (const cublasLtMatmulHeuristicResult_t& way : ways) {
+      std::uint32_t tile = 0;
+      check_blas(cublasLtMatmulAlgoConfigGetAttribute(&way.algo, CUBLASLT_ALGO_CONFIG_TILE_ID,
+                                                      &tile, sizeof tile, nullptr),
+                 "name its tile");
+      if (tile == kShortSumTile) return way.algo;
+    }
+  }
+  return ways.front().algo;
 }
 
 /// Bytes, at most 256, that an address is a multiple of.
@@ -122,16 +145,16 @@ const Gemm::Plan& Gemm::plan(const GemmJob& job) {
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(residual));
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(job.out));
 
-  cublasLtMatmulHeuristicResult_t found{};
+  std::array<cublasLtMatmulHeuristicResult_t, kWays> found{};
   int count = 0;
   const cublasStatus_t status =
       cublasLtMatmulAlgoGetHeuristic(handle_, plan->product, plan->w, plan->x, plan->residual,
-                                     plan->out, preference, 1, &found, &count);
+                                     plan->out, preference, kWays, found.data(), &count);
   if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
     fail("cuBLASLt has no way to multiply {} rows of {} {} numbers by {} columns: {}", job.rows,
          job.depth, name(job.type), job.outputs, cublasLtGetStatusString(status));
   }
-  plan->algorithm = found.algo;
+  plan->algorithm = choose(std::span(found).first(static_cast<std::size_t>(count)), job.depth);
   return *plans_.emplace(key, std::move(plan)).first->second;
 }
 
