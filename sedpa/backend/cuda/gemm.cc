@@ -25,22 +25,19 @@ cudaDataType_t data_type(Dtype dtype) {
 
 /// cuBLASLt's ways of doing a product that are looked at.
 constexpr int kWays = 8;
-/// Sums of so many numbers are over before a large tile has come to speed, and while its results
-/// are written nothing is multiplied: smaller tiles, of which a multiprocessor has one in each of
-/// these two states, are faster there, though cuBLASLt names them last (docs/gpu.md).
+/// While a tile's results are written less is multiplied. Behind sums of so few 16-bit numbers that
+/// weighs, and smaller tiles lose less, though cuBLASLt names them last (docs/gpu.md).
 constexpr std::int64_t kShortSum = 2048;
-constexpr std::uint32_t kShortSumTile = CUBLASLT_MATMUL_TILE_128x160;
+constexpr std::uint32_t kSmallTile = CUBLASLT_MATMUL_TILE_128x128;
 
 const cublasLtMatmulAlgo_t& choose(std::span<const cublasLtMatmulHeuristicResult_t> ways,
-                                   std::int64_t depth) {
-  if (depth <= kShortSum) {
-    for (const cublasLtMatmulHeuristicResult_t& way : ways) {
-      std::uint32_t tile = 0;
-      check_blas(cublasLtMatmulAlgoConfigGetAttribute(&way.algo, CUBLASLT_ALGO_CONFIG_TILE_ID,
-                                                      &tile, sizeof tile, nullptr),
-                 "name its tile");
-      if (tile == kShortSumTile) return way.algo;
-    }
+                                   bool small) {
+  for (const cublasLtMatmulHeuristicResult_t& way : ways) {
+    std::uint32_t tile = 0;
+    check_blas(cublasLtMatmulAlgoConfigGetAttribute(&way.algo, CUBLASLT_ALGO_CONFIG_TILE_ID, &tile,
+                                                    sizeof tile, nullptr),
+               "name its tile");
+    if (small && tile == kSmallTile) return way.algo;
   }
   return ways.front().algo;
 }
@@ -154,7 +151,8 @@ const Gemm::Plan& Gemm::plan(const GemmJob& job) {
     fail("cuBLASLt has no way to multiply {} rows of {} {} numbers by {} columns: {}", job.rows,
          job.depth, name(job.type), job.outputs, cublasLtGetStatusString(status));
   }
-  plan->algorithm = choose(std::span(found).first(static_cast<std::size_t>(count)), job.depth);
+  plan->algorithm = choose(std::span(found).first(static_cast<std::size_t>(count)),
+                           job.type != Dtype::f32 && job.depth <= kShortSum);
   return *plans_.emplace(key, std::move(plan)).first->second;
 }
 
