@@ -81,7 +81,8 @@ TEST_F(HeadScoringOfATinyModel, ShortestPromptsHideAKeyOutsideTheWindow) {
             (std::vector<std::int64_t>{500, 550, 600}));
   few.recent = 16;
   const HeadScores scores = score_by_copying(*engine_, *filler_, few, {});
-  EXPECT_EQ(scores.prompt_tokens.front(), least_prompt_tokens(engine_->tokenizer(), HiddenKind::keys));
+  EXPECT_EQ(scores.prompt_tokens.front(),
+            least_prompt_tokens(engine_->tokenizer(), HiddenKind::keys));
   EXPECT_EQ(scores.prompt_tokens.back(), 600);
   EXPECT_EQ(scores.keys, (std::vector<std::int64_t>{1, 1, 1}));
 }
