@@ -86,15 +86,15 @@ void identify_by_scores(const IdentifyOptions& options) {
   } else {
     print(
         fmt::format("{}: {} layers x {} KV heads scored at {} positions of {} tokens in {:.1f} s\n"
-                    "The model itself predicts {:.1f} % of the keys' tokens.\n",
+                    "The model itself predicts {:.1f} % of the answers' tokens.\n",
                     options.output, scores.layers, scores.kv_heads, scores.positions,
                     scores.tokens(), seconds.count(), 100 * scores.answer_accuracy));
   }
   if (scores.answer_accuracy < kLowAccuracy) {
-    log(fmt::format(
-        "with full attention the model predicts only {:.0f} % of the keys' tokens, so these scores "
-        "may tell little about its heads",
-        100 * scores.answer_accuracy));
+    log(
+        fmt::format("with full attention the model predicts only {:.0f} % of the answers' tokens, "
+                    "so these scores may tell little about its heads",
+                    100 * scores.answer_accuracy));
   }
 }
 

@@ -64,6 +64,8 @@ function(sedpa_test name)
   endforeach()
   target_link_libraries(${name}_tests PRIVATE GTest::gtest GTest::gtest_main ${ARG_LIBRARIES})
   target_compile_definitions(${name}_tests PRIVATE SEDPA_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  # What a test computes beside the library is small: compiling it thoroughly takes longer.
+  target_compile_options(${name}_tests PRIVATE $<$<CONFIG:Release>:-O1>)
   include(GoogleTest)
   gtest_discover_tests(${name}_tests DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
 endfunction()

@@ -9,13 +9,13 @@
 namespace sedpa {
 namespace {
 
-// What is hidden must fit in, and a text within the window loses nothing.
+// What is hidden must fit in, and a text hardly longer than the window loses next to nothing.
 std::vector<std::int64_t> prompt_lengths(const Tokenizer& tokenizer,
                                          const HeadScoringOptions& options) {
   const std::int64_t window = std::int64_t{options.sink} + options.recent;
   const std::int64_t shortest = std::min(
       options.context,
-      std::max({options.context / 4, window, least_prompt_tokens(tokenizer, options.hidden)}));
+      std::max({options.context / 4, 2 * window, least_prompt_tokens(tokenizer, options.hidden)}));
   std::vector<std::int64_t> lengths;
   for (int i = 0; i < options.prompts; ++i) {
     lengths.push_back(options.prompts == 1

@@ -18,7 +18,7 @@ namespace sedpa {
 struct HeadScoringOptions {
   std::int64_t context = 8192;  // tokens of the longest prompt
   int prompts = 4;  // lengths are spaced evenly from context / 4 to context, or from more where a
-                    // quarter is within the window or too short to hide a key
+                    // quarter is less than two windows or too short to hide a key
   int keys = 10;    // in each prompt; those below 1280 tokens hold fewer
   int words = 16;   // in each key; very short prompts hold shorter ones
   HiddenKind hidden = HiddenKind::keys;

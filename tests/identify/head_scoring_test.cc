@@ -71,12 +71,12 @@ class HeadScoringOfATinyModel : public testing::Test {
   std::optional<FillerText> filler_;
 };
 
-TEST_F(HeadScoringOfATinyModel, ShortestPromptsHideAKeyOutsideTheWindow) {
+TEST_F(HeadScoringOfATinyModel, ShortestPromptsHideAKeyAndHaveTwoWindows) {
   HeadScoringOptions few = options();
   few.context = 600;
   few.prompts = 3;
   few.sink = 100;
-  few.recent = 400;
+  few.recent = 150;
   EXPECT_EQ(score_by_output_error(*engine_, *filler_, few, {}).prompt_tokens,
             (std::vector<std::int64_t>{500, 550, 600}));
   few.recent = 16;
