@@ -84,7 +84,7 @@ std::string first_words(const std::string& text, int count) {
   std::istringstream in(text);
   std::string all;
   std::string word;
-  for (int i = 0; i < count && in >> word; ++i) all += (i > 0 ? " " : "") + word;
+  for (int i = 0; i < count && in >> word; ++i) all.append(i > 0 ? " " : "").append(word);
   return all;
 }
 
@@ -170,15 +170,17 @@ std::vector<HiddenSentence> HiddenSentences::draw(int words, Random& random) con
 HiddenSentence longest_sentence(HiddenKind kind, int words,
                                 const std::function<std::int64_t(const std::string&)>& size) {
   const auto longest = [&](const auto& list, int most = 1000) -> std::string {
-    const auto cut_size = [&](const char* text) { return size(" " + first_words(text, most)); };
+    const auto cut_size = [&](const char* text) {
+      return size(fmt::format(" {}", first_words(text, most)));
+    };
     return *std::max_element(list.begin(), list.end(), [&](const char* a, const char* b) {
       return cut_size(a) < cut_size(b);
     });
   };
   const auto room = [&](const HiddenSentence& s) { return size(s.question + s.telling + s.words); };
-  const std::string word = " " + longest(kWords);
-  std::string all_words = word.substr(1);
-  for (int i = 1; i < words; ++i) all_words += word;
+  const std::string word = longest(kWords);
+  std::string all_words = word;
+  for (int i = 1; i < words; ++i) all_words.append(" ").append(word);
   const HiddenSentence longest_key = key(longest(kOwners), std::move(all_words));
   const std::string deed = longest(kDeeds, words);
   const HiddenSentence longest_fact =

@@ -92,11 +92,11 @@ std::vector<Secret> encode_secrets(const Tokenizer& tokenizer,
                                    std::vector<HiddenSentence> sentences) {
   std::vector<Secret> secrets;
   for (HiddenSentence& sentence : sentences) {
-    Secret secret{.told = encode_marked(tokenizer, "\n\n" + sentence.remark + sentence.telling,
-                                        sentence.words, ".\n\n"),
-                  .answer = encode_answer(tokenizer, sentence)};
-    secret.words = std::move(sentence.words);
-    secrets.push_back(std::move(secret));
+    MarkedText told = encode_marked(tokenizer, "\n\n" + sentence.remark + sentence.telling,
+                                    sentence.words, ".\n\n");
+    MarkedText answer = encode_answer(tokenizer, sentence);
+    secrets.push_back(
+        {.words = std::move(sentence.words), .told = std::move(told), .answer = std::move(answer)});
   }
   return secrets;
 }
