@@ -15,19 +15,15 @@ namespace {
 
 using nlohmann::ordered_json;
 
-std::string text_of(const ordered_json& value) {
-  return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-}
-
 // For a message.
 std::string shown(const ordered_json& value) {
-  return value.is_string() ? printable(value.get<std::string>()) : text_of(value);
+  return value.is_string() ? printable(value.get<std::string>()) : json_text(value);
 }
 
-// Once with bounds, then again with the fields in the order they were written.
 ordered_json parse_line(std::string_view text, const std::string& name) {
-  if (!parse_json(text, name).is_object()) fail("{}: expected a JSON object", name);
-  return ordered_json::parse(text);
+  ordered_json line = parse_ordered_json(text, name);
+  if (!line.is_object()) fail("{}: expected a JSON object", name);
+  return line;
 }
 
 }  // namespace
@@ -38,7 +34,7 @@ CaseLog::CaseLog(std::string path, const ordered_json& settings, std::vector<std
   std::error_code error;
   if (std::filesystem::exists(path_, error)) take_up(settings);
   AtomicFile whole(path_);
-  whole.write(text_of({{"settings", settings}}) + "\n");
+  whole.write(json_text(ordered_json{{"settings", settings}}) + "\n");
   for (const std::string& line : lines_) whole.write(line + "\n");
   whole.commit();
   file_.reset(std::fopen(path_.c_str(), "ae"));
@@ -66,7 +62,7 @@ void CaseLog::take_up(const ordered_json& settings) {
     const ordered_json& found = object["settings"];
     for (const auto& [name, value] : settings.items()) {
       const ordered_json was = found.value(name, ordered_json());
-      if (text_of(was) != text_of(value)) {
+      if (json_text(was) != json_text(value)) {
         fail(
             "{}: the results in it have other settings: {} is {}, this run's is {}; name another "
             "file",
@@ -83,7 +79,7 @@ const ordered_json* CaseLog::find(const ordered_json& fields) const {
 
 void CaseLog::add(const ordered_json& line) {
   if (!file_) return;
-  const std::string text = text_of(line) + "\n";
+  const std::string text = json_text(line) + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() ||
       std::fflush(file_.get()) != 0) {
     fail("{}: cannot write: {}", path_, std::generic_category().message(errno));
@@ -96,7 +92,7 @@ std::string CaseLog::key_of(const ordered_json& fields) const {
   for (const std::string& name : keys_) {
     const auto field = fields.find(name);
     if (field == fields.end()) return {};
-    key += text_of(*field) + ";";
+    key += json_text(*field) + ";";
   }
   return key;
 }

@@ -18,6 +18,7 @@
 #include "sedpa/core/fail.h"
 #include "sedpa/core/log.h"
 #include "sedpa/core/memory.h"
+#include "sedpa/format/json.h"
 
 namespace sedpa::cli {
 namespace {
@@ -307,9 +308,7 @@ nlohmann::ordered_json measured(double value) {
   return value > 0 ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
 }
 
-void print_json(const nlohmann::ordered_json& object) {
-  print(object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
-}
+void print_json(const nlohmann::ordered_json& object) { print(json_text(object) + "\n"); }
 
 void print(const std::string& text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {

@@ -16,6 +16,7 @@
 #include "sedpa/eval/frontier.h"
 #include "sedpa/eval/passkey.h"
 #include "sedpa/eval/perplexity.h"
+#include "sedpa/format/json.h"
 
 namespace sedpa::cli {
 namespace {
@@ -379,7 +380,7 @@ class Frontier {
     std::string text = fmt::format("{}, sparsity {:g}", setting.value("model", ""),
                                    setting.value("sparsity", 0.0));
     const ordered_json& window = setting["retrieval_window"];
-    if (window.is_array()) text += ", others " + window.dump();
+    if (window.is_array()) text += ", others " + json_text(window);
     return text;
   }
 

@@ -11,6 +11,7 @@
 #include "sedpa/eval/masking.h"
 #include "sedpa/eval/passkey.h"
 #include "sedpa/format/attention_pattern.h"
+#include "sedpa/format/json.h"
 #include "sedpa/model/thin_heads.h"
 
 namespace sedpa::cli {
@@ -139,7 +140,7 @@ void run(const MaskingCommand& command) {
       print_json(line);
     } else {
       print(fmt::format("{} {} of {} {} heads masked: score {:.3f} of {} cases\n",
-                        set.label["mask"].get<std::string>(), set.label["masked"].dump(),
+                        set.label["mask"].get<std::string>(), json_text(set.label["masked"]),
                         ranked.size(), ranked.of_kv_heads() ? "KV" : "query", score, cases.size()));
     }
   }

@@ -9,6 +9,7 @@
 #include "sedpa/core/error.h"
 #include "sedpa/core/log.h"
 #include "sedpa/core/memory.h"
+#include "sedpa/format/json.h"
 #include "sedpa/identify/gate_training.h"
 #include "sedpa/identify/head_scoring.h"
 #include "sedpa/identify/pattern_origin.h"
@@ -73,7 +74,7 @@ class GateRun {
     const auto keep = [&] {
       trainer.save(checkpoint);
       pattern_ = trainer.pattern();
-      settings_ = ordered_json::parse(trainer.settings_json());
+      settings_ = parse_ordered_json(trainer.settings_json(), checkpoint);
     };
     const std::int64_t first = trainer.learner().state().step;
     const auto start = Clock::now();
@@ -140,7 +141,7 @@ class GateRun {
   void save() const {
     save_attention_pattern(
         options_.output, pattern_,
-        pattern_origin(options_.method, *engine_, filler_, training_.seed, settings_.dump()));
+        pattern_origin(options_.method, *engine_, filler_, training_.seed, json_text(settings_)));
   }
 
   void report(std::int64_t saturated, double seconds) const {

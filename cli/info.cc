@@ -9,6 +9,7 @@
 #include "cli/common.h"
 #include "sedpa/core/fail.h"
 #include "sedpa/engine/generate.h"
+#include "sedpa/format/json.h"
 
 namespace sedpa::cli {
 namespace {
@@ -130,7 +131,7 @@ std::string tokenizer_line(const ordered_json& fields) {
                   fields["adds_begin_token"].get<bool>()
                       ? fmt::format("begin token {} put in", fields["begin_token"].get<int>())
                       : std::string("no begin token put in"),
-                  fields["end_tokens"].dump());
+                  json_text(fields["end_tokens"]));
   return line;
 }
 

@@ -8,6 +8,7 @@
 #include "cli/shipped_text.h"
 #include "sedpa/engine/generate.h"
 #include "sedpa/eval/niah.h"
+#include "sedpa/format/json.h"
 
 namespace sedpa::cli {
 namespace {
@@ -38,7 +39,7 @@ void show(const ordered_json& line, bool json) {
   }
   const double score = line.value("score", 0.0);
   const auto text = [&](const char* key) {
-    return line[key].is_string() ? line[key].get<std::string>() : line[key].dump();
+    return line[key].is_string() ? line[key].get<std::string>() : json_text(line[key]);
   };
   print(fmt::format("{:>6} tokens, depth {:.2f}: {:.2f} {}{}\n", line.value("prompt_tokens", 0),
                     line.value("depth", 0.0), score, text("expected"),

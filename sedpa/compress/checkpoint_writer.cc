@@ -171,8 +171,7 @@ std::string changed_config(const Engine& engine, const ModelConfig& model,
   const MappedFile file = MappedFile::open(path.string());
   const auto bytes = file.bytes();
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  (void)parse_json(text, path.string());  // bounds; what follows keeps the order of fields
-  ordered_json config = ordered_json::parse(text);
+  ordered_json config = parse_ordered_json(text, path.string());
   if (engine.has_adapters()) {
     config["max_position_embeddings"] = engine.config().trained_context;
     const bool newer = config.contains("rope_parameters") && config["rope_parameters"].is_object();
@@ -186,7 +185,7 @@ std::string changed_config(const Engine& engine, const ModelConfig& model,
   ordered_json said = origin;
   if (before != config.end()) said["thin"] = *before;
   config["sedpa_compress"] = said;
-  return config.dump(2) + "\n";
+  return json_text(config, 2) + "\n";
 }
 
 bool is_weights(const fs::path& path) {
@@ -227,7 +226,7 @@ void write_directory(const Engine& engine, const ModelConfig& model, const Weigh
 
 void write_checkpoint(const Engine& engine, const ModelConfig& config, const WeightSource& weights,
                       const std::string& origin_json, const std::string& output) {
-  const auto origin = ordered_json::parse(origin_json);
+  const auto origin = parse_ordered_json(origin_json, "the origin of a compressed model");
   if (engine.checkpoint().gguf() != nullptr) {
     write_gguf(engine, config, weights, origin, output);
   } else {

@@ -17,6 +17,7 @@
 #include "sedpa/core/hash.h"
 #include "sedpa/core/log.h"
 #include "sedpa/core/thread_pool.h"
+#include "sedpa/format/json.h"
 
 namespace sedpa {
 namespace {
@@ -82,7 +83,7 @@ class Compression {
     const WeightPlan plan = plan_weights(model().config, *last, ops_);
     result_.parameters_after = plan.parameters;
     result_.attention_after = plan.attention_parameters;
-    write_checkpoint(engine_, model().config, *last, origin().dump(), output_);
+    write_checkpoint(engine_, model().config, *last, json_text(origin()), output_);
     weights_.reset();
     parts_->remove();
     return result_;

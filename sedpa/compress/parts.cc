@@ -49,7 +49,7 @@ json Parts::read(const std::string& name) const {
 
 void Parts::write(const std::string& name, const json& object) const {
   AtomicFile file(path(name));
-  file.write(object.dump());
+  file.write(json_text(object));
   file.commit();
 }
 

@@ -94,7 +94,7 @@ void save_session(const std::string& path, const Session& session) {
       {"windows",
        {!session.options().heads.classes[kRetrieval].full,
         !session.options().heads.classes[kStreaming].full}}};
-  const std::string header = header_json.dump();
+  const std::string header = json_text(header_json);
 
   std::vector<std::span<const std::byte>> head = {
       bytes_of(std::span<const char>(header)),
@@ -191,8 +191,8 @@ void SessionFile::read() {
   const auto number = [&](const nlohmann::json& value, const char* key, std::int64_t least) {
     if (!value.is_number_unsigned() || value.get<std::uint64_t>() > kMostContext ||
         value.get<std::int64_t>() < least) {
-      fail("{}: header's {} is {}, expected {} to {}", path, key, printable(value.dump()), least,
-           kMostContext);
+      fail("{}: header's {} is {}, expected {} to {}", path, key, printable(json_text(value)),
+           least, kMostContext);
     }
     return value.get<std::int64_t>();
   };

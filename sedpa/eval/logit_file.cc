@@ -122,7 +122,7 @@ void LogitFile::parse_floats(std::string_view json) {
   }
   for (const nlohmann::json& token : *tokens) {
     if (!token.is_number_unsigned() || token.get<std::uint64_t>() > kMost) {
-      fail("{}: tokens[{}] is {}, expected a token id", side, tokens_.size(), token.dump());
+      fail("{}: tokens[{}] is {}, expected a token id", side, tokens_.size(), json_text(token));
     }
     tokens_.push_back(token.get<std::int32_t>());
   }

@@ -110,10 +110,9 @@ void save_attention_pattern(const std::string& directory, const AttentionPattern
   nlohmann::ordered_json config = {{"sink_size", pattern.sink_size},
                                    {"recent_size", pattern.recent_size}};
   if (!config_json_extra.empty()) {
-    // Parsed once with bounds, then again with the fields in the order they were given.
     const std::string name = directory + ": the description of the pattern";
-    if (!parse_json(config_json_extra, name).is_object()) fail("{} is not a JSON object", name);
-    const auto extra = nlohmann::ordered_json::parse(config_json_extra);
+    const nlohmann::ordered_json extra = parse_ordered_json(config_json_extra, name);
+    if (!extra.is_object()) fail("{} is not a JSON object", name);
     for (const auto& [key, value] : extra.items()) {
       if (!config.contains(key)) config[key] = value;
     }
@@ -125,7 +124,7 @@ void save_attention_pattern(const std::string& directory, const AttentionPattern
   AtomicFile config_file(join(directory, kConfigFile));
   std::optional<AtomicFile> scores_file;
   gates_file.write(format_head_table(pattern.gates, pattern.kv_heads));
-  config_file.write(config.dump(2) + "\n");
+  config_file.write(json_text(config, 2) + "\n");
   // Scores of a pattern that stood here before are not this one's.
   std::filesystem::remove(join(directory, kScoresFile), error);
   if (!pattern.query_scores.empty()) {

@@ -103,7 +103,7 @@ class Fields {
     const bool above = value.is_number_unsigned() &&
                        value.get<std::uint64_t>() > static_cast<std::uint64_t>(kHighest);
     if (above || value.get<std::int64_t>() < lowest) {
-      fail("{}: {}{} is {}, expected {} to {}", file_, prefix_, key, value.dump(), lowest,
+      fail("{}: {}{} is {}, expected {} to {}", file_, prefix_, key, json_text(value), lowest,
            kHighest);
     }
     return value.get<std::int64_t>();

@@ -1,8 +1,8 @@
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "sedpa/core/checked.h"
 #include "sedpa/core/fail.h"
+#include "sedpa/format/json.h"
 #include "sedpa/format/printable.h"
 #include "sedpa/format/safetensors.h"
 
@@ -46,7 +46,7 @@ std::string SafetensorsWriter::header() const {
                            {"data_offsets", {begin, end}}};
     begin = end;
   }
-  std::string text = header.dump();
+  std::string text = json_text(header);
   text.resize(round_up(text.size(), std::size_t{8}), ' ');  // so that the data is aligned
   return text;
 }

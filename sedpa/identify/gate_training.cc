@@ -50,7 +50,8 @@ std::vector<double> numbers(const nlohmann::json& file, const std::string& path,
   for (const auto& entry : *found) {
     const double value = entry.is_number() ? entry.get<double>() : NAN;
     if (!(value >= low && value <= high)) {
-      fail("{}: {} holds {}, expected numbers from {} to {}", path, key, entry.dump(), low, high);
+      fail("{}: {} holds {}, expected numbers from {} to {}", path, key, json_text(entry), low,
+           high);
     }
     list.push_back(value);
   }
@@ -173,27 +174,26 @@ AttentionPattern GateTrainer::pattern() const {
 std::string GateTrainer::settings_json() const {
   nlohmann::ordered_json made = settings_of(options_);
   made["steps_done"] = learner_.state().step;
-  return made.dump();
+  return json_text(made);
 }
 
-std::string GateTrainer::identity_json() const {
+nlohmann::ordered_json GateTrainer::identity() const {
   nlohmann::ordered_json identity = {{"model", engine_.fingerprint()},
                                      {"text", filler_.fingerprint()},
                                      {"seed", options_.seed},
                                      {"sink", options_.sink},
                                      {"recent", options_.recent}};
   identity.update(settings_of(options_));
-  return identity.dump();
+  return identity;
 }
 
 void GateTrainer::save(const std::string& path) const {
   const GateLearner::State& state = learner_.state();
-  const nlohmann::ordered_json all = {
-      {"format", kFormat},  {"settings", nlohmann::ordered_json::parse(identity_json())},
-      {"step", state.step}, {"gates", state.gates},
-      {"mean", state.mean}, {"square", state.square}};
+  const nlohmann::ordered_json all = {{"format", kFormat},  {"settings", identity()},
+                                      {"step", state.step}, {"gates", state.gates},
+                                      {"mean", state.mean}, {"square", state.square}};
   AtomicFile file(path);
-  file.write(all.dump(1) + "\n");
+  file.write(json_text(all, 1) + "\n");
   file.commit();
 }
 
@@ -206,18 +206,19 @@ void GateTrainer::resume(const std::string& path) {
     fail("{}: its format is not \"{}\"", path, kFormat);
   }
   const nlohmann::json settings = file.value("settings", nlohmann::json::object());
-  const auto ours = nlohmann::ordered_json::parse(identity_json());
+  const auto ours = identity();
   for (const auto& [key, expected] : ours.items()) {
     const nlohmann::json found =
         settings.is_object() && settings.contains(key) ? settings.at(key) : nlohmann::json();
     if (found != nlohmann::json(expected)) {
-      fail("{}: it was made with {} {}, expected {}", path, key, found.dump(), expected.dump());
+      fail("{}: it was made with {} {}, expected {}", path, key, json_text(found),
+           json_text(expected));
     }
   }
   const nlohmann::json step = file.value("step", nlohmann::json());
   if (!step.is_number_unsigned() ||
       step.get<std::uint64_t>() > static_cast<std::uint64_t>(options_.learning.steps)) {
-    fail("{}: step is {}, expected 0 to {}", path, step.dump(), options_.learning.steps);
+    fail("{}: step is {}, expected 0 to {}", path, json_text(step), options_.learning.steps);
   }
   constexpr double kMost = 1e30;
   const std::size_t count = learner_.state().gates.size();

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -96,8 +97,8 @@ class GateTrainer {
   void resume(const std::string& path);
 
  private:
-  /// All that the gates depend on, as a JSON object.
-  [[nodiscard]] std::string identity_json() const;
+  /// All that the gates depend on.
+  [[nodiscard]] nlohmann::ordered_json identity() const;
 
   Engine& engine_;
   const FillerText& filler_;

@@ -1,9 +1,9 @@
 #include "sedpa/identify/head_scoring.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "sedpa/core/fail.h"
+#include "sedpa/format/json.h"
 #include "sedpa/identify/output_error.h"
 
 namespace sedpa {
@@ -209,7 +209,7 @@ std::string scoring_settings(const HeadScores& scores, const HeadScoringOptions&
                                            {"positions", scores.positions},
                                            {"answer_accuracy", scores.answer_accuracy},
                                            {"gate", gate}};
-  return settings.dump();
+  return json_text(settings);
 }
 
 }  // namespace sedpa

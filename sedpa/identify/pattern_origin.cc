@@ -2,7 +2,8 @@
 
 #include <ctime>
 #include <filesystem>
-#include <nlohmann/json.hpp>
+
+#include "sedpa/format/json.h"
 
 namespace sedpa {
 namespace {
@@ -30,9 +31,9 @@ std::string pattern_origin(const std::string& method, const Engine& engine,
       {"seed", seed},
       {"date", today()},
   };
-  const auto settings = nlohmann::ordered_json::parse(settings_json);
+  const auto settings = parse_ordered_json(settings_json, "the settings of a pattern");
   for (const auto& [key, value] : settings.items()) origin[key] = value;
-  return origin.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return json_text(origin);
 }
 
 }  // namespace sedpa

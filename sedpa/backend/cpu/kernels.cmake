@@ -31,6 +31,12 @@ function(sedpa_cpu_kernels)
       "-fno-sanitize=pointer-overflow")
   endif()
 
+  if(SEDPA_SANITIZE AND EXISTS /proc/cpuinfo)
+    file(STRINGS /proc/cpuinfo cpu_flags REGEX "^flags" LIMIT_COUNT 1)
+  endif()
+  set(cpu_flag_avx2 avx2)
+  set(cpu_flag_avx512 avx512_bf16)
+
   set(levels_baseline 0)
   set(levels_avx2 1)
   set(levels_avx512 2)
@@ -39,6 +45,10 @@ function(sedpa_cpu_kernels)
   set(flags_avx512 ${SEDPA_AVX512_FLAGS})
   set(modules "")
   foreach(isa IN LISTS names)
+    set(never_runs OFF)
+    if(cpu_flags AND cpu_flag_${isa} AND NOT cpu_flags MATCHES " ${cpu_flag_${isa}}( |$)")
+      set(never_runs ON)
+    endif()
     sedpa_module(cpu_kernels_${isa} SOURCES ${ARG_SOURCES} USES core)
     target_compile_definitions(sedpa_cpu_kernels_${isa} PRIVATE
       SEDPA_ISA=${isa} SEDPA_ISA_LEVEL=${levels_${isa}})
@@ -46,6 +56,8 @@ function(sedpa_cpu_kernels)
       # Vectors would live in memory without any optimisation; more of it is lost under sanitizers,
       # whose checks then cost minutes of compiling.
       $<$<CONFIG:Debug>:-O1>
+      # Nothing is found in code that this machine does not have the instructions for.
+      $<$<BOOL:${never_runs}>:-fno-sanitize=all;-O0>
       # GCC 12 takes its own intrinsics' undefined operands for mistakes of ours (GCC bug 105593).
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized;-Wno-maybe-uninitialized>)
     list(APPEND modules cpu_kernels_${isa})
