@@ -14,7 +14,10 @@ install(DIRECTORY sedpa DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
   FILES_MATCHING PATTERN "*.h"
   PATTERN "sedpa/backend/cpu/*" EXCLUDE
   PATTERN "sedpa/backend/cuda/*" EXCLUDE
-  PATTERN "sedpa/format/json.h" EXCLUDE)
+  PATTERN "sedpa/format/json.h" EXCLUDE
+  PATTERN "sedpa/tokenizer/json_field.h" EXCLUDE
+  PATTERN "sedpa/tokenizer/tokenizer_document.h" EXCLUDE
+  PATTERN "sedpa/compress/parts.h" EXCLUDE)
 install(FILES sedpa/backend/cpu/cpu_ops.h
   DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/sedpa/backend/cpu)
 if(SEDPA_CUDA)

@@ -39,6 +39,18 @@ nlohmann::ordered_json settings_of(const GateTrainingOptions& options) {
           {"kv_dtype", std::string(name(options.kv))}};
 }
 
+/// All that the gates depend on.
+nlohmann::ordered_json identity_of(const Engine& engine, const FillerText& filler,
+                                   const GateTrainingOptions& options) {
+  nlohmann::ordered_json identity = {{"model", engine.fingerprint()},
+                                     {"text", filler.fingerprint()},
+                                     {"seed", options.seed},
+                                     {"sink", options.sink},
+                                     {"recent", options.recent}};
+  identity.update(settings_of(options));
+  return identity;
+}
+
 /// A list of `count` finite numbers in [low, high].
 std::vector<double> numbers(const nlohmann::json& file, const std::string& path, const char* key,
                             std::size_t count, double low, double high) {
@@ -177,21 +189,12 @@ std::string GateTrainer::settings_json() const {
   return json_text(made);
 }
 
-nlohmann::ordered_json GateTrainer::identity() const {
-  nlohmann::ordered_json identity = {{"model", engine_.fingerprint()},
-                                     {"text", filler_.fingerprint()},
-                                     {"seed", options_.seed},
-                                     {"sink", options_.sink},
-                                     {"recent", options_.recent}};
-  identity.update(settings_of(options_));
-  return identity;
-}
-
 void GateTrainer::save(const std::string& path) const {
   const GateLearner::State& state = learner_.state();
-  const nlohmann::ordered_json all = {{"format", kFormat},  {"settings", identity()},
-                                      {"step", state.step}, {"gates", state.gates},
-                                      {"mean", state.mean}, {"square", state.square}};
+  const nlohmann::ordered_json all = {
+      {"format", kFormat},  {"settings", identity_of(engine_, filler_, options_)},
+      {"step", state.step}, {"gates", state.gates},
+      {"mean", state.mean}, {"square", state.square}};
   AtomicFile file(path);
   file.write(json_text(all, 1) + "\n");
   file.commit();
@@ -206,7 +209,7 @@ void GateTrainer::resume(const std::string& path) {
     fail("{}: its format is not \"{}\"", path, kFormat);
   }
   const nlohmann::json settings = file.value("settings", nlohmann::json::object());
-  const auto ours = identity();
+  const nlohmann::ordered_json ours = identity_of(engine_, filler_, options_);
   for (const auto& [key, expected] : ours.items()) {
     const nlohmann::json found =
         settings.is_object() && settings.contains(key) ? settings.at(key) : nlohmann::json();

@@ -1,7 +1,6 @@
 #pragma once
 #include <cstdint>
 #include <functional>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -97,9 +96,6 @@ class GateTrainer {
   void resume(const std::string& path);
 
  private:
-  /// All that the gates depend on.
-  [[nodiscard]] nlohmann::ordered_json identity() const;
-
   Engine& engine_;
   const FillerText& filler_;
   GateTrainingOptions options_;
