@@ -5,6 +5,7 @@
 #include <cctype>
 #include <span>
 #include <sstream>
+#include <utility>
 
 #include "sedpa/core/fail.h"
 
@@ -159,10 +160,12 @@ HiddenSentences::HiddenSentences(HiddenKind kind, int count, Random& random) {
 std::vector<HiddenSentence> HiddenSentences::draw(int words, Random& random) const {
   std::vector<HiddenSentence> all;
   for (const Subject& subject : subjects_) {
-    all.push_back(
-        subject.kind == HiddenKind::keys
-            ? key(subject.name, random_words(words, random))
-            : fact(subject.name, any_of(kTimes, random), first_words(random_deeds(random), words)));
+    if (subject.kind == HiddenKind::keys) {
+      all.push_back(key(subject.name, random_words(words, random)));
+    } else {
+      std::string deeds = first_words(random_deeds(random), words);
+      all.push_back(fact(subject.name, any_of(kTimes, random), std::move(deeds)));
+    }
   }
   return all;
 }

@@ -104,12 +104,9 @@ std::vector<Secret> encode_secrets(const Tokenizer& tokenizer,
 }  // namespace
 
 std::int64_t most_answer_tokens(const Tokenizer& tokenizer, HiddenKind kind, int keys, int words) {
-  return keys * std::ssize(encode_answer(tokenizer, longest_sentence(kind, words,
-                                                                     [&](const auto& text) {
-                                                                       return std::ssize(
-                                                                           encode(tokenizer, text));
-                                                                     }))
-                               .tokens);
+  const auto size = [&](const std::string& text) { return std::ssize(encode(tokenizer, text)); };
+  const HiddenSentence longest = longest_sentence(kind, words, size);
+  return keys * std::ssize(encode_answer(tokenizer, longest).tokens);
 }
 
 std::int64_t least_prompt_tokens(const Tokenizer& tokenizer, HiddenKind kind) {
