@@ -90,10 +90,12 @@ int GateDocuments::keys_in(std::int64_t tokens) const {
 }
 
 GateDocument GateDocuments::of_length(std::int64_t tokens, Random& random) const {
-  PasskeyPrompt prompt = make_passkey_prompt(
-      tokenizer_, filler_,
-      {.tokens = tokens, .keys = keys_in(tokens), .words = options_.words, .kind = options_.hidden},
-      random);
+  PasskeyPrompt prompt = make_passkey_prompt(tokenizer_, filler_,
+                                             {.tokens = tokens,
+                                              .keys = keys_in(tokens),
+                                              .words = options_.words,
+                                              .hidden = options_.hidden},
+                                             random);
   GateDocument document{.tokens = std::move(prompt.tokens), .rows = {}};
   for (const HiddenKey& key : prompt.keys) {
     for (std::int64_t i = 0; i < key.count; ++i) document.rows.push_back(key.answer + i - 1);

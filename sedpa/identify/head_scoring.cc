@@ -47,7 +47,7 @@ std::vector<PasskeyPrompt> make_prompts(const Engine& engine, const FillerText& 
                                           {.tokens = length,
                                            .keys = keys_in(length, options),
                                            .words = options.words,
-                                           .kind = options.hidden},
+                                           .hidden = options.hidden},
                                           random));
   }
   return prompts;

@@ -157,9 +157,9 @@ HiddenSentences::HiddenSentences(HiddenKind kind, int count, Random& random) {
   }
 }
 
-std::vector<HiddenSentence> HiddenSentences::draw(int words, Random& random) const {
+std::vector<HiddenSentence> HiddenSentences::draw(int count, int words, Random& random) const {
   std::vector<HiddenSentence> all;
-  for (const Subject& subject : subjects_) {
+  for (const Subject& subject : std::span(subjects_).first(static_cast<std::size_t>(count))) {
     if (subject.kind == HiddenKind::keys) {
       all.push_back(key(subject.name, random_words(words, random)));
     } else {
@@ -180,18 +180,22 @@ HiddenSentence longest_sentence(HiddenKind kind, int words,
       return cut_size(a) < cut_size(b);
     });
   };
+  const auto longest_key = [&] {
+    const std::string word = longest(kWords);
+    std::string all_words = word;
+    for (int i = 1; i < words; ++i) all_words.append(" ").append(word);
+    return key(longest(kOwners), std::move(all_words));
+  };
+  const auto longest_fact = [&] {
+    const std::string deed = longest(kDeeds, words);
+    return fact(fmt::format("{} of {}", longest(kPeople), longest(kPlaces)), longest(kTimes),
+                first_words(fmt::format("{} and {} {}", deed, deed, longest(kHours)), words));
+  };
+  if (kind == HiddenKind::keys) return longest_key();
+  if (kind == HiddenKind::facts) return longest_fact();
   const auto room = [&](const HiddenSentence& s) { return size(s.question + s.telling + s.words); };
-  const std::string word = longest(kWords);
-  std::string all_words = word;
-  for (int i = 1; i < words; ++i) all_words.append(" ").append(word);
-  const HiddenSentence longest_key = key(longest(kOwners), std::move(all_words));
-  const std::string deed = longest(kDeeds, words);
-  const HiddenSentence longest_fact =
-      fact(fmt::format("{} of {}", longest(kPeople), longest(kPlaces)), longest(kTimes),
-           first_words(fmt::format("{} and {} {}", deed, deed, longest(kHours)), words));
-  if (kind == HiddenKind::keys) return longest_key;
-  if (kind == HiddenKind::facts) return longest_fact;
-  return room(longest_key) < room(longest_fact) ? longest_fact : longest_key;
+  return std::max(longest_key(), longest_fact(),
+                  [&](const auto& a, const auto& b) { return room(a) < room(b); });
 }
 
 }  // namespace sedpa

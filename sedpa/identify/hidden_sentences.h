@@ -34,9 +34,8 @@ class HiddenSentences {
  public:
   /// `count` is 1 to kMostHiddenSentences. The same state of `random` gives the same subjects.
   HiddenSentences(HiddenKind kind, int count, Random& random);
-  /// All of them anew: keys of so many words, facts of so many at most.
-  [[nodiscard]] std::vector<HiddenSentence> draw(int words, Random& random) const;
-  void drop_last() { subjects_.pop_back(); }
+  /// About the first `count` subjects, anew: keys of so many words, facts of so many at most.
+  [[nodiscard]] std::vector<HiddenSentence> draw(int count, int words, Random& random) const;
 
  private:
   struct Subject {

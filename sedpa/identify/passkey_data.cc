@@ -124,7 +124,7 @@ PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& 
   if (options.words < 1 || options.words > 1000) {
     fail("{} words in a key, expected 1 to 1000", options.words);
   }
-  const Tokens intro = encode_intro(tokenizer, intro_of(options.kind));
+  const Tokens intro = encode_intro(tokenizer, intro_of(options.hidden));
   const Tokens end = encode(tokenizer, kDocumentEnd);
   const auto needed = [&](const std::vector<Secret>& secrets) {
     std::int64_t count = std::ssize(intro) + std::ssize(end);
@@ -134,17 +134,16 @@ PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, const FillerText& 
     return count;
   };
   // Fewer keys where so many do not fit, then shorter ones.
-  HiddenSentences sentences(options.kind, options.keys, random);
+  const HiddenSentences sentences(options.hidden, options.keys, random);
   int words = options.words;
-  const auto draw = [&] { return encode_secrets(tokenizer, sentences.draw(words, random)); };
-  std::vector<Secret> secrets = draw();
+  std::vector<Secret> secrets =
+      encode_secrets(tokenizer, sentences.draw(options.keys, words, random));
   while (options.tokens < least_tokens(needed(secrets)) && (secrets.size() > 1 || words > 1)) {
     if (secrets.size() > 1) {
       secrets.pop_back();
-      sentences.drop_last();
     } else {
       words /= 2;
-      secrets = draw();
+      secrets = encode_secrets(tokenizer, sentences.draw(1, words, random));
     }
   }
   const std::int64_t filler_tokens = filler_count(options.tokens, needed(secrets));

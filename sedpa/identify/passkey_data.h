@@ -29,7 +29,7 @@ struct PasskeyPromptOptions {
   std::int64_t tokens = 8192;  // of the whole prompt, exactly
   int keys = 10;               // at most, 1 to 20
   int words = 16;              // of each key, at most
-  HiddenKind kind = HiddenKind::keys;
+  HiddenKind hidden = HiddenKind::keys;
 };
 
 /// Hides keys of random words, or facts, at random depths of a random passage, asks for all of them

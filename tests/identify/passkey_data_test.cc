@@ -40,7 +40,7 @@ class PasskeyData : public testing::Test {
                        HiddenKind kind = HiddenKind::keys) {
     Random random(seed);
     return make_passkey_prompt(tokenizer_, filler_,
-                               {.tokens = tokens, .keys = keys, .words = words, .kind = kind},
+                               {.tokens = tokens, .keys = keys, .words = words, .hidden = kind},
                                random);
   }
   PasskeyQuestion question(std::int64_t tokens, double depth, std::uint64_t seed) {

@@ -23,21 +23,21 @@ cudaDataType_t data_type(Dtype dtype) {
   return dtype == Dtype::f32 ? CUDA_R_32F : dtype == Dtype::f16 ? CUDA_R_16F : CUDA_R_16BF;
 }
 
-/// cuBLASLt's ways of doing a product that are looked at.
-constexpr int kWays = 8;
 /// While a tile's results are written less is multiplied. Behind sums of so few 16-bit numbers that
-/// weighs, and smaller tiles lose less, though cuBLASLt names them last (docs/gpu.md).
+/// weighs, and smaller tiles lose less, though cuBLASLt names them last (docs/gpu.md): so many of
+/// its ways are looked at.
 constexpr std::int64_t kShortSum = 2048;
+constexpr int kWays = 8;
 constexpr std::uint32_t kSmallTile = CUBLASLT_MATMUL_TILE_128x128;
 
-const cublasLtMatmulAlgo_t& choose(std::span<const cublasLtMatmulHeuristicResult_t> ways,
-                                   bool small) {
+/// The first of small tiles; the first of all where there is none.
+const cublasLtMatmulAlgo_t& small_tiles(std::span<const cublasLtMatmulHeuristicResult_t> ways) {
   for (const cublasLtMatmulHeuristicResult_t& way : ways) {
     std::uint32_t tile = 0;
     check_blas(cublasLtMatmulAlgoConfigGetAttribute(&way.algo, CUBLASLT_ALGO_CONFIG_TILE_ID, &tile,
                                                     sizeof tile, nullptr),
                "name its tile");
-    if (small && tile == kSmallTile) return way.algo;
+    if (tile == kSmallTile) return way.algo;
   }
   return ways.front().algo;
 }
@@ -142,17 +142,18 @@ const Gemm::Plan& Gemm::plan(const GemmJob& job) {
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(residual));
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(job.out));
 
+  const bool short_sum = job.type != Dtype::f32 && job.depth <= kShortSum;
   std::array<cublasLtMatmulHeuristicResult_t, kWays> found{};
   int count = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(handle_, plan->product, plan->w, plan->x, plan->residual,
-                                     plan->out, preference, kWays, found.data(), &count);
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      handle_, plan->product, plan->w, plan->x, plan->residual, plan->out, preference,
+      short_sum ? kWays : 1, found.data(), &count);
   if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
     fail("cuBLASLt has no way to multiply {} rows of {} {} numbers by {} columns: {}", job.rows,
          job.depth, name(job.type), job.outputs, cublasLtGetStatusString(status));
   }
-  plan->algorithm = choose(std::span(found).first(static_cast<std::size_t>(count)),
-                           job.type != Dtype::f32 && job.depth <= kShortSum);
+  const auto ways = std::span(found).first(static_cast<std::size_t>(count));
+  plan->algorithm = short_sum ? small_tiles(ways) : ways.front().algo;
   return *plans_.emplace(key, std::move(plan)).first->second;
 }
 
