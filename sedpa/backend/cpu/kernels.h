@@ -10,7 +10,7 @@
 
 namespace sedpa::cpu {
 
-/// How the inputs of a product are stored: see panel.h and panel_quantized.h. int8: as pairs of
+/// How the inputs of a product are stored: see panel.h and panel_quantized.h. int8: as codes of
 /// signed bytes.
 enum class InputForm : std::uint8_t { f32, bf16, int8 };
 inline constexpr int kInputForms = 3;

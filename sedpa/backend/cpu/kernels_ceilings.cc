@@ -40,16 +40,34 @@ double f32_rounds(std::int64_t rounds) {
   return static_cast<double>(rounds) * kChains * 16 * 2;
 }
 
+/// Products of bytes, or of 16-bit numbers where products of codes take those: each counts as the
+/// two of bytes that it stands for.
 double int8_rounds(std::int64_t rounds) {
-  I32x16 acc[kChains];
-  SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = broadcast_int(c);
+#if SEDPA_ISA_LEVEL == 1
+  constexpr int kSums = 3;  // an addition takes one cycle; products and codes want registers, too
+#else
+  constexpr int kSums = kChains;
+#endif
+  I32x16 acc[kSums];
+  SEDPA_UNROLL for (int c = 0; c < kSums; ++c) acc[c] = broadcast_int(c);
+#if SEDPA_ISA_LEVEL == 1
+  const I16x32 codes = broadcast_word(1);
+#else
   const U8x64 codes = broadcast_byte(1);
-  const std::int8_t x[4] = {0, 0, 0, 0};
+#endif
+  std::int8_t x[4 * kSums] = {};
   for (std::int64_t i = 0; i < rounds; ++i) {
-    SEDPA_UNROLL for (int c = 0; c < kChains; ++c) acc[c] = dot4(acc[c], codes, x);
+    asm volatile("" : "+m"(x));  // other numbers, as far as the compiler knows
+#if SEDPA_ISA_LEVEL == 1
+    SEDPA_UNROLL for (int c = 0; c < kSums; ++c) acc[c] = dot2(acc[c], codes, x + 4 * c);
+#else
+    SEDPA_UNROLL for (int c = 0; c < kSums; ++c) acc[c] = dot4(acc[c], codes, x + 4 * c);
+#endif
   }
-  keep(acc);
-  return static_cast<double>(rounds) * kChains * 64 * 2;
+  SEDPA_UNROLL for (int c = 1; c < kSums; ++c) acc[0] = acc[0] + acc[c];
+  const I32x16 sum = acc[0];
+  keep(sum);
+  return static_cast<double>(rounds) * kSums * 64 * 2;
 }
 
 double bf16_rounds(std::int64_t rounds) {

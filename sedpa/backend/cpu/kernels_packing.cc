@@ -57,9 +57,9 @@ void pack_bf16(const PackInput& job) {
 
 /// Groups of smaller numbers than this count as zeros: what divides by them would be infinite.
 constexpr float kNothingBelow = 1e-30f;
-constexpr float kLargest = 127.0f * (1 << kLowBits);
+constexpr float kLargest = 127.0f * 128.0f;
 
-/// kCount <= 4 groups of 32 numbers of token t as pairs of bytes, and what products with them need.
+/// kCount <= 4 groups of 32 numbers of token t as codes, and what products with them need.
 /// Several at once, because sums across a vector cost more than all else.
 template <int T, int kCount>
 SEDPA_INLINE void quantize_groups(const float* x, int t, std::byte* groups) {
@@ -77,12 +77,9 @@ SEDPA_INLINE void quantize_groups(const float* x, int t, std::byte* groups) {
   I32x16 sums[4] = {zero_int(), zero_int(), zero_int(), zero_int()};
   SEDPA_UNROLL for (int g = 0; g < kCount; ++g) {
     const F32x16 inverse = broadcast(largest[g] > kNothingBelow ? kLargest / largest[g] : 0.0f);
-    std::byte* codes = groups + g * T * kInputGroupBytes + 32 * t;
     SEDPA_UNROLL for (int h = 0; h < 2; ++h) {
       const I32x16 q = to_int(half[g][h] * inverse);
-      const I32x16 high = to_int(to_float(q) * broadcast(1.0f / (1 << kLowBits)));
-      store_i8(codes + 16 * h, high);
-      store_i8(codes + 32 * T + 16 * h, q - shift_left<kLowBits>(high));
+      store_input_half<T>(groups + g * T * kInputGroupBytes, t, h, q);
       sums[g] = sums[g] + q;
       if (h == 0) half_sums[g] = q;
     }

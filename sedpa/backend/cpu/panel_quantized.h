@@ -1,37 +1,36 @@
 #pragma once
 // Micro-kernels of quantised panels (layout: panel_format.h). Inputs become whole numbers of 15
-// bits, each token in groups of 32 columns: x = d * q with d = max |x| / (127 * 128), and q = 128 h
-// + l with signed bytes h and l, |l| <= 64. Products of codes are exact integers; for each group
-// they are scaled and added to the f32 accumulator, in ascending order of columns.
+// bits, each token in groups of 32 columns: x = d * q with d = max |x| / (127 * 128). Products of
+// codes are exact integers; for each group they are scaled and added to the f32 accumulator, in
+// ascending order of columns.
 //
 // One byte a number would be faster where arithmetic counts, in prefill. But its rounding is coarse
 // enough that the last bit of an f32 decides a code now and then, layer after layer, so that two
 // ways to the same sum (one chunk or several) end as far from each other as each from the truth.
 //
 // Input of a tile of T tokens: for each group
-//   i8  [T][32]  h
-//   i8  [T][32]  l
-//   f32 [T]      d
-//   f32 [T]      d * (sum of q), what a group's minimum is multiplied by
-//   i32 [T]      -(sum of q)
-//   i32 [T]      -(sum of the first 16 q)
+//   64 T bytes  q, as products_bytes.h or products_words.h want it
+//   f32 [T]     d
+//   f32 [T]     d * (sum of q), what a group's minimum is multiplied by
+//   i32 [T]     -(sum of q)
+//   i32 [T]     -(sum of the first 16 q)
 #include "sedpa/backend/cpu/panel.h"
 #include "sedpa/backend/cpu/panel_format.h"
+#if SEDPA_ISA_LEVEL == 1
+#include "sedpa/backend/cpu/products_words.h"
+#else
+#include "sedpa/backend/cpu/products_bytes.h"
+#endif
 
 namespace sedpa::cpu::SEDPA_ISA {
 
 /// Bytes of one group of one token.
 inline constexpr std::int64_t kInputGroupBytes = 80;
-inline constexpr int kLowBits = 7;  // q = h 2^7 + l
 
 template <int T>
 struct InputGroup {
   const std::byte* at;
 
-  SEDPA_INLINE const std::int8_t* high(int t) const {
-    return reinterpret_cast<const std::int8_t*>(at) + 32 * t;
-  }
-  SEDPA_INLINE const std::int8_t* low(int t) const { return high(t) + 32 * T; }
   SEDPA_INLINE float scale(int t) const { return load_scalar<float>(at + 64 * T + 4 * t); }
   SEDPA_INLINE float scaled_sum(int t) const { return load_scalar<float>(at + 68 * T + 4 * t); }
   SEDPA_INLINE std::int32_t minus_sum(int t) const {
@@ -155,66 +154,50 @@ struct QuantizedPanel {
     d = d | (shift_right<2>(plane) & bits);
   }
 
-  SEDPA_INLINE static I32x16 start(std::int32_t minus_sum) {
-    if constexpr (kBytes) return dot4_centred_start(minus_sum);
-    if constexpr (kOffsetBits > 0) return shift_left<kOffsetBits>(broadcast_int(minus_sum));
-    return zero_int();
-  }
-
-  SEDPA_INLINE static I32x16 dot(I32x16 sum, U8x64 code, const std::int8_t* x) {
-    if constexpr (kBytes) return dot4_centred(sum, code, x);
-    return dot4(sum, code, x);
-  }
-
-  /// The product of codes [kBegin, kEnd) with the numbers there. `minus_sum` of these numbers takes
-  /// offsets of codes back. At most 32 * 255 * 2^14: far from what an int holds. In chains of four,
-  /// short enough that the machine finds the next token's while it waits for one.
-  template <int kBegin, int kEnd>
-  SEDPA_INLINE static F32x16 product(const U8x64 (&code)[8], const std::int8_t* high,
-                                     const std::int8_t* low, std::int32_t minus_sum) {
-    constexpr int kChains = (kEnd - kBegin) / 4;
-    I32x16 highs[kChains];
-    I32x16 lows[kChains];
-    SEDPA_UNROLL for (int c = 0; c < kChains; ++c) {
-      highs[c] = zero_int();
-      lows[c] = c == 0 ? start(minus_sum) : zero_int();
-    }
-    SEDPA_UNROLL for (int i = 0; i < 4; ++i) {
-      SEDPA_UNROLL for (int c = 0; c < kChains; ++c) {
-        const int v = kBegin + 4 * c + i;
-        highs[c] = dot(highs[c], code[v], high + 4 * v);
-        lows[c] = dot(lows[c], code[v], low + 4 * v);
-      }
-    }
-    SEDPA_UNROLL for (int c = 1; c < kChains; ++c) {
-      highs[0] = highs[0] + highs[c];
-      lows[0] = lows[0] + lows[c];
-    }
-    return to_float(shift_left<kLowBits>(highs[0]) + lows[0]);
-  }
-
   template <int T>
   SEDPA_INLINE static void add_group(const std::byte* at, const Head& head, InputGroup<T> x,
                                      F32x16 (&acc)[T]) {
+    constexpr int kTokens = kTokensAtOnce<T>;
     const Scales scales = load_scales(at, head);
     U8x64 code[8];
     load_codes(at + kLayout.scales, code);
-    SEDPA_UNROLL for (int t = 0; t < T; ++t) {
-      const std::int8_t* high = x.high(t);
-      const std::int8_t* low = x.low(t);
-      F32x16 sum;
-      if constexpr (kHalves) {
-        const std::int32_t half = x.minus_half_sum(t);
-        const F32x16 first = product<0, 4>(code, high, low, half);
-        const F32x16 second = product<4, 8>(code, high, low, x.minus_sum(t) - half);
-        sum = fma(second, scales.second, first * scales.first);
-      } else {
-        sum = product<0, 8>(code, high, low, x.minus_sum(t)) * scales.first;
+    const GroupCodes<kBytes, kOffsetBits> codes(code);
+    SEDPA_UNROLL for (int first = 0; first < T; first += kTokens) {
+      F32x16 sums[kTokens];
+      multiply<T>(codes, scales, x, first, sums);
+      SEDPA_UNROLL for (int i = 0; i < kTokens; ++i) {
+        const int t = first + i;
+        acc[t] = fma(sums[i], broadcast(x.scale(t)), acc[t]);
+        if constexpr (kMinimum) {
+          acc[t] = fma(scales.minimum, broadcast(x.scaled_sum(t)), acc[t]);
+        }
       }
-      acc[t] = fma(sum, broadcast(x.scale(t)), acc[t]);
-      if constexpr (kMinimum) {
-        acc[t] = fma(scales.minimum, broadcast(x.scaled_sum(t)), acc[t]);
+    }
+  }
+
+  /// The scaled sums of one group, of the tokens from `first` on.
+  template <int T, int N>
+  SEDPA_INLINE static void multiply(const GroupCodes<kBytes, kOffsetBits>& codes,
+                                    const Scales& scales, InputGroup<T> x, int first,
+                                    F32x16 (&sums)[N]) {
+    std::int32_t minus[N];
+    I32x16 product[N];
+    if constexpr (kHalves) {
+      std::int32_t minus_second[N];
+      SEDPA_UNROLL for (int i = 0; i < N; ++i) {
+        minus[i] = x.minus_half_sum(first + i);
+        minus_second[i] = x.minus_sum(first + i) - minus[i];
       }
+      I32x16 second[N];
+      codes.template multiply<T, 0, 4>(x.at, first, minus, product);
+      codes.template multiply<T, 4, 8>(x.at, first, minus_second, second);
+      SEDPA_UNROLL for (int i = 0; i < N; ++i) {
+        sums[i] = fma(to_float(second[i]), scales.second, to_float(product[i]) * scales.first);
+      }
+    } else {
+      SEDPA_UNROLL for (int i = 0; i < N; ++i) minus[i] = x.minus_sum(first + i);
+      codes.template multiply<T, 0, 8>(x.at, first, minus, product);
+      SEDPA_UNROLL for (int i = 0; i < N; ++i) sums[i] = to_float(product[i]) * scales.first;
     }
   }
 };

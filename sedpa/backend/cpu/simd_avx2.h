@@ -224,12 +224,6 @@ SEDPA_INLINE std::int32_t reduce_sum(I32x16 a) {
 SEDPA_INLINE void reduce_sum_4(const I32x16 (&a)[4], std::int32_t* out) {
   for (int i = 0; i < 4; ++i) out[i] = reduce_sum(a[i]);
 }
-SEDPA_INLINE void store_i8(void* to, I32x16 a) {
-  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
-  const __m128i bytes =
-      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-  _mm_storeu_si128(static_cast<__m128i_u*>(to), bytes);
-}
 
 SEDPA_INLINE I32x16 load_ints(const void* from) {
   const auto* p = static_cast<const __m256i_u*>(from);
@@ -265,31 +259,42 @@ SEDPA_INLINE U8x64 lookup(const std::uint8_t* table, U8x64 a) {
   return {_mm256_shuffle_epi8(row, a.lo), _mm256_shuffle_epi8(row, a.hi)};
 }
 
-// --- Products of bytes ------------------------------------------------------------------------
-SEDPA_INLINE __m256i broadcast_4(const void* x) {
+// --- Products of pairs of 16-bit numbers
+// ----------------------------------------------------------
+/// 16 lanes of two numbers.
+struct I16x32 {
+  __m256i lo, hi;
+};
+SEDPA_INLINE I16x32 broadcast_word(std::int16_t x) {
+  return {_mm256_set1_epi16(x), _mm256_set1_epi16(x)};
+}
+SEDPA_INLINE I16x32 operator-(I16x32 a, I16x32 b) {
+  return {_mm256_sub_epi16(a.lo, b.lo), _mm256_sub_epi16(a.hi, b.hi)};
+}
+/// Bytes 0 and 2 of each lane, or 1 and 3.
+SEDPA_INLINE I16x32 even_bytes(U8x64 a) {
+  const __m256i low = _mm256_set1_epi16(0xff);
+  return {_mm256_and_si256(a.lo, low), _mm256_and_si256(a.hi, low)};
+}
+SEDPA_INLINE I16x32 odd_bytes(U8x64 a) {
+  return {_mm256_srli_epi16(a.lo, 8), _mm256_srli_epi16(a.hi, 8)};
+}
+SEDPA_INLINE std::int32_t load_pair(const void* from) {
   std::int32_t bits;
-  std::memcpy(&bits, x, 4);
-  return _mm256_set1_epi32(bits);
+  std::memcpy(&bits, from, 4);
+  return bits;
 }
-/// |w x| <= 127 * 127 * 2 for a pair: vpmaddubsw's 16 bits hold it, and nothing saturates.
-SEDPA_INLINE __m256i add_dot4(__m256i sum, __m256i w, __m256i x) {
-  const __m256i pairs = _mm256_maddubs_epi16(w, x);
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+/// Adds to each lane the product of its two numbers with the two at x.
+SEDPA_INLINE I32x16 dot2(I32x16 sum, I16x32 w, const void* x) {
+  const __m256i pair = _mm256_set1_epi32(load_pair(x));
+  return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, pair)),
+          _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, pair))};
 }
-SEDPA_INLINE I32x16 dot4(I32x16 sum, U8x64 w, const std::int8_t* x) {
-  const __m256i x4 = broadcast_4(x);
-  return {add_dot4(sum.lo, w.lo, x4), add_dot4(sum.hi, w.hi, x4)};
-}
-/// Codes of eight bits would saturate: |value| times x with value's sign instead, where a pair
-/// stays within 128 * 127 * 2. That needs no correction by the sum of x.
-SEDPA_INLINE I32x16 dot4_centred_start(std::int32_t) { return zero_int(); }
-SEDPA_INLINE __m256i add_dot4_centred(__m256i sum, __m256i w, __m256i x) {
-  const __m256i value = _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80)));
-  return add_dot4(sum, _mm256_abs_epi8(value), _mm256_sign_epi8(x, value));
-}
-SEDPA_INLINE I32x16 dot4_centred(I32x16 sum, U8x64 w, const std::int8_t* x) {
-  const __m256i x4 = broadcast_4(x);
-  return {add_dot4_centred(sum.lo, w.lo, x4), add_dot4_centred(sum.hi, w.hi, x4)};
+/// As 16-bit numbers, of each four 0, 2, 1, 3.
+SEDPA_INLINE void store_crossed_words(void* to, I32x16 a) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+  const __m256i crossed = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
+  _mm256_storeu_si256(static_cast<__m256i_u*>(to), crossed);
 }
 
 }  // namespace sedpa::cpu::SEDPA_ISA
