@@ -20,23 +20,25 @@ constexpr double kProbeShare = 0.1;
 constexpr std::size_t kLeastProbeBytes = std::size_t{32} << 10;
 /// Each projection of a model asks for a run over the probes, so they are short.
 constexpr std::int64_t kProbeTokens = 512;
-/// The probe that asks for keys, where heads become thin: long and full of keys, for what a model
-/// finds near and with ease it finds with thin heads, too.
+/// The probe that asks for what is hidden, where heads become thin: long and full of it, for what a
+/// model finds near and with ease it finds with thin heads, too.
 constexpr std::int64_t kThinProbeTokens = 4096;
-constexpr int kThinProbeKeys = 8;
+constexpr int kThinProbeHidden = 16;
 /// Rows of a probe of running text that are compared: its last ones.
 constexpr std::int64_t kProbeRows = 256;
-/// Of calibration sequences, one in so many asks for hidden keys.
+/// Of calibration sequences, one in so many asks for what it hides.
 constexpr std::int64_t kRetrievalEvery = 4;
-constexpr int kKeys = 4;
-constexpr int kKeyWords = 8;
+/// Keys and facts: heads that find one kind need not be those that find the other.
+constexpr HiddenKind kHiddenKind = HiddenKind::both;
+constexpr int kHidden = 4;
+constexpr int kWords = 8;  // of each
 
 class TextMaker {
  public:
   TextMaker(const Engine& engine, const CalibrationTextOptions& options)
       : options_(options),
         tokenizer_(engine.tokenizer()),
-        least_prompt_(least_prompt_tokens(tokenizer_, HiddenKind::keys)),
+        least_prompt_(least_prompt_tokens(tokenizer_, kHiddenKind)),
         most_(std::min<std::int64_t>(options.thin_heads ? kThinSequenceTokens : kSequenceTokens,
                                      engine.config().trained_context)),
         random_(mix_seed({options.seed})) {}
@@ -67,7 +69,7 @@ class TextMaker {
     std::vector<std::vector<std::int32_t>> all;
     for (std::int64_t i = 0; i < count; ++i) {
       const bool asks = i % kRetrievalEvery + 1 == kRetrievalEvery && context >= least_prompt_;
-      all.push_back(asks ? prompt(shown, context, kKeys).tokens : passage(shown, context));
+      all.push_back(asks ? prompt(shown, context, kHidden).tokens : passage(shown, context));
     }
     return all;
   }
@@ -81,13 +83,13 @@ class TextMaker {
   Probe retrieving(const FillerText& kept, std::int64_t context) {
     // Where a token is little more than a byte, keys and questions need more room.
     const auto room_for = [&](int count) {
-      return 3 * most_answer_tokens(tokenizer_, HiddenKind::keys, count, kKeyWords);
+      return 3 * most_answer_tokens(tokenizer_, kHiddenKind, count, kWords);
     };
-    const bool many = options_.thin_heads && room_for(kThinProbeKeys) <= context;
-    const int keys = many ? kThinProbeKeys : kKeys;
+    const bool many = options_.thin_heads && room_for(kThinProbeHidden) <= context;
+    const int hidden = many ? kThinProbeHidden : kHidden;
     const std::int64_t usual = options_.thin_heads ? kThinProbeTokens : kProbeTokens;
-    const std::int64_t length = std::min({context, std::max(usual, room_for(keys)), kept.size()});
-    const PasskeyPrompt asked = prompt(kept, std::max(length, least_prompt_), keys);
+    const std::int64_t length = std::min({context, std::max(usual, room_for(hidden)), kept.size()});
+    const PasskeyPrompt asked = prompt(kept, std::max(length, least_prompt_), hidden);
     Probe probe{.tokens = asked.tokens, .rows = {}};
     // What gives an answer's tokens are the rows before them.
     for (const HiddenKey& key : asked.keys) probe.rows.push_back({key.answer - 1, key.count});
@@ -98,9 +100,10 @@ class TextMaker {
     const auto tokens = filler.tokens(filler.random_start(count, random_), count);
     return {tokens.begin(), tokens.end()};
   }
-  PasskeyPrompt prompt(const FillerText& filler, std::int64_t tokens, int keys) {
-    return make_passkey_prompt(tokenizer_, filler,
-                               {.tokens = tokens, .keys = keys, .words = kKeyWords}, random_);
+  PasskeyPrompt prompt(const FillerText& filler, std::int64_t tokens, int hidden) {
+    return make_passkey_prompt(
+        tokenizer_, filler,
+        {.tokens = tokens, .keys = hidden, .words = kWords, .hidden = kHiddenKind}, random_);
   }
 
   static std::string fingerprint(const CalibrationText& text) {

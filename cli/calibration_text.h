@@ -14,13 +14,13 @@ struct CalibrationTextOptions {
   std::optional<std::int64_t> context;  // tokens of a sequence
   std::uint64_t seed = 1;
   bool probes_only = false;  // measure the result alone: nothing is gathered over sequences
-  bool thin_heads = false;   // longer sequences, and keys hidden farther away
+  bool thin_heads = false;   // longer sequences, and more hidden farther away
 };
 
 /// What a model is shown while it is compressed: ordinary text and, in a quarter of the sequences,
-/// hidden keys that are asked for; and probes of both kinds from a part of the text that the
-/// sequences never show. Throws Error when the text cannot be read, is too short for the context
-/// asked for, or so short that nothing can be hidden in it.
+/// hidden keys and facts that are asked for; and probes of both kinds from a part of the text that
+/// the sequences never show. Throws Error when the text cannot be read, is too short for the
+/// context asked for, or so short that nothing can be hidden in it.
 [[nodiscard]] CalibrationText make_calibration_text(const Engine& engine,
                                                     const CalibrationTextOptions& options);
 
