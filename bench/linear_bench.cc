@@ -153,7 +153,7 @@ void add_benchmarks() {
   }
   for (const std::int64_t tokens : {1, 12}) {
     benchmark::RegisterBenchmark(fmt::format("pack/int8/{}", tokens).c_str(), pack,
-                                 cpu::InputForm::int8, tokens, 576);
+                                 cpu::InputForm::codes, tokens, 576);
     benchmark::RegisterBenchmark(fmt::format("pack/f32/{}", tokens).c_str(), pack,
                                  cpu::InputForm::f32, tokens, 576);
     benchmark::RegisterBenchmark(fmt::format("pack/bf16/{}", tokens).c_str(), pack,

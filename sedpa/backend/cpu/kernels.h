@@ -10,9 +10,9 @@
 
 namespace sedpa::cpu {
 
-/// How the inputs of a product are stored: see panel.h and panel_quantized.h. int8: as codes of
-/// signed bytes.
-enum class InputForm : std::uint8_t { f32, bf16, int8 };
+/// How the inputs of a product are stored: see panel.h and, for codes of 15 bits,
+/// panel_quantized.h.
+enum class InputForm : std::uint8_t { f32, bf16, codes };
 inline constexpr int kInputForms = 3;
 
 /// Tokens are packed in tiles, `Kernels::tile` tokens each but the last.
@@ -121,7 +121,7 @@ constexpr std::int64_t input_bytes(InputForm form, std::int64_t cols) {
       return 4 * cols;
     case InputForm::bf16:
       return 2 * cols;
-    case InputForm::int8:
+    case InputForm::codes:
       return cols / 32 * 80;
   }
   return 0;

@@ -104,7 +104,7 @@ SEDPA_INLINE void quantize_groups(const float* x, int t, std::byte* groups) {
 }
 
 template <int T>
-void pack_int8_tile(const PackInput& job) {
+void pack_codes_tile(const PackInput& job) {
   static constexpr float kNothing[4 * kGroup] = {};
   for (int t = 0; t < T; ++t) {
     const float* row = token_row(job, t);
@@ -119,15 +119,15 @@ void pack_int8_tile(const PackInput& job) {
   }
 }
 
-void pack_int8(const PackInput& job) {
-  with_width(job.tokens, [&]<int T>(Width<T>) { pack_int8_tile<T>(job); });
+void pack_codes(const PackInput& job) {
+  with_width(job.tokens, [&]<int T>(Width<T>) { pack_codes_tile<T>(job); });
 }
 
 }  // namespace
 
 void fill_packing(Kernels& table) {
   table.pack[static_cast<int>(InputForm::f32)] = pack_f32;
-  table.pack[static_cast<int>(InputForm::int8)] = pack_int8;
+  table.pack[static_cast<int>(InputForm::codes)] = pack_codes;
 #if SEDPA_ISA_LEVEL == 2
   table.pack[static_cast<int>(InputForm::bf16)] = pack_bf16;
 #else

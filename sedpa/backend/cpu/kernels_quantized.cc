@@ -7,7 +7,7 @@ namespace {
 
 template <Dtype kType>
 void set(Kernels& table) {
-  table.form[static_cast<int>(kType)] = InputForm::int8;
+  table.form[static_cast<int>(kType)] = InputForm::codes;
   table.product[static_cast<int>(kType)] = multiply<QuantizedPanel<kType>>;
 }
 
