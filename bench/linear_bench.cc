@@ -152,7 +152,7 @@ void add_benchmarks() {
         ->UseRealTime();
   }
   for (const std::int64_t tokens : {1, 12}) {
-    benchmark::RegisterBenchmark(fmt::format("pack/int8/{}", tokens).c_str(), pack,
+    benchmark::RegisterBenchmark(fmt::format("pack/codes/{}", tokens).c_str(), pack,
                                  cpu::InputForm::codes, tokens, 576);
     benchmark::RegisterBenchmark(fmt::format("pack/f32/{}", tokens).c_str(), pack,
                                  cpu::InputForm::f32, tokens, 576);

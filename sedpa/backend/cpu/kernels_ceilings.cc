@@ -40,34 +40,38 @@ double f32_rounds(std::int64_t rounds) {
   return static_cast<double>(rounds) * kChains * 16 * 2;
 }
 
-/// Products of bytes, or of 16-bit numbers where products of codes take those: each counts as the
-/// two of bytes that it stands for.
+// How products of codes are multiplied: by bytes, or by 16-bit numbers, of which each counts as the
+// two of bytes that it stands for.
+#if SEDPA_ISA_LEVEL == 1
+constexpr int kCodeChains =
+    3;  // an addition takes one cycle; products and codes want registers, too
+SEDPA_INLINE I16x32 some_codes() { return broadcast_word(1); }
+SEDPA_INLINE I32x16 add_product(I32x16 sum, I16x32 codes, const std::int8_t* x) {
+  return dot2(sum, codes, x);
+}
+#else
+constexpr int kCodeChains = kChains;
+SEDPA_INLINE U8x64 some_codes() { return broadcast_byte(1); }
+SEDPA_INLINE I32x16 add_product(I32x16 sum, U8x64 codes, const std::int8_t* x) {
+  return dot4(sum, codes, x);
+}
+#endif
+
 double int8_rounds(std::int64_t rounds) {
-#if SEDPA_ISA_LEVEL == 1
-  constexpr int kSums = 3;  // an addition takes one cycle; products and codes want registers, too
-#else
-  constexpr int kSums = kChains;
-#endif
-  I32x16 acc[kSums];
-  SEDPA_UNROLL for (int c = 0; c < kSums; ++c) acc[c] = broadcast_int(c);
-#if SEDPA_ISA_LEVEL == 1
-  const I16x32 codes = broadcast_word(1);
-#else
-  const U8x64 codes = broadcast_byte(1);
-#endif
-  std::int8_t x[4 * kSums] = {};
+  I32x16 acc[kCodeChains];
+  SEDPA_UNROLL for (int c = 0; c < kCodeChains; ++c) acc[c] = broadcast_int(c);
+  const auto codes = some_codes();
+  std::int8_t x[4 * kCodeChains] = {};
   for (std::int64_t i = 0; i < rounds; ++i) {
     asm volatile("" : "+m"(x));  // other numbers, as far as the compiler knows
-#if SEDPA_ISA_LEVEL == 1
-    SEDPA_UNROLL for (int c = 0; c < kSums; ++c) acc[c] = dot2(acc[c], codes, x + 4 * c);
-#else
-    SEDPA_UNROLL for (int c = 0; c < kSums; ++c) acc[c] = dot4(acc[c], codes, x + 4 * c);
-#endif
+    SEDPA_UNROLL for (int c = 0; c < kCodeChains; ++c) {
+      acc[c] = add_product(acc[c], codes, x + 4 * c);
+    }
   }
-  SEDPA_UNROLL for (int c = 1; c < kSums; ++c) acc[0] = acc[0] + acc[c];
-  const I32x16 sum = acc[0];
+  SEDPA_UNROLL for (int c = 1; c < kCodeChains; ++c) acc[0] = acc[0] + acc[c];
+  const I32x16 sum = acc[0];  // keeping all of them would put them into memory
   keep(sum);
-  return static_cast<double>(rounds) * kSums * 64 * 2;
+  return static_cast<double>(rounds) * kCodeChains * 64 * 2;
 }
 
 double bf16_rounds(std::int64_t rounds) {

@@ -26,6 +26,14 @@
 
 namespace sedpa::cpu::SEDPA_ISA {
 
+/// Numbers at any address.
+template <class T>
+SEDPA_INLINE T load_scalar(const void* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
 /// The mask of the first `count` lanes; all of them from 16 on.
 SEDPA_INLINE std::uint16_t first_lanes(std::int64_t count) {
   return static_cast<std::uint16_t>(count >= 16 ? 0xffffu : (1u << count) - 1u);
@@ -42,14 +50,6 @@ SEDPA_INLINE std::uint16_t first_lanes(std::int64_t count) {
 #endif
 
 namespace sedpa::cpu::SEDPA_ISA {
-
-/// Numbers at any address.
-template <class T>
-SEDPA_INLINE T load_scalar(const void* from) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
 
 /// Brings the cache line at `address` nearer; any address will do.
 SEDPA_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }

@@ -259,8 +259,7 @@ SEDPA_INLINE U8x64 lookup(const std::uint8_t* table, U8x64 a) {
   return {_mm256_shuffle_epi8(row, a.lo), _mm256_shuffle_epi8(row, a.hi)};
 }
 
-// --- Products of pairs of 16-bit numbers
-// ----------------------------------------------------------
+// --- Products of pairs of 16-bit numbers --------------------------------------------------------
 /// 16 lanes of two numbers.
 struct I16x32 {
   __m256i lo, hi;
@@ -279,14 +278,9 @@ SEDPA_INLINE I16x32 even_bytes(U8x64 a) {
 SEDPA_INLINE I16x32 odd_bytes(U8x64 a) {
   return {_mm256_srli_epi16(a.lo, 8), _mm256_srli_epi16(a.hi, 8)};
 }
-SEDPA_INLINE std::int32_t load_pair(const void* from) {
-  std::int32_t bits;
-  std::memcpy(&bits, from, 4);
-  return bits;
-}
 /// Adds to each lane the product of its two numbers with the two at x.
 SEDPA_INLINE I32x16 dot2(I32x16 sum, I16x32 w, const void* x) {
-  const __m256i pair = _mm256_set1_epi32(load_pair(x));
+  const __m256i pair = _mm256_set1_epi32(load_scalar<std::int32_t>(x));
   return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(w.lo, pair)),
           _mm256_add_epi32(sum.hi, _mm256_madd_epi16(w.hi, pair))};
 }

@@ -190,9 +190,7 @@ SEDPA_INLINE U8x64 lookup(const std::uint8_t* table, U8x64 a) {
 
 // --- Products of bytes: a lane's 4 codes times the 4 numbers at x, for all lanes --------------
 SEDPA_INLINE __m512i broadcast_4(const void* x) {
-  std::int32_t bits;
-  std::memcpy(&bits, x, 4);
-  return _mm512_set1_epi32(bits);
+  return _mm512_set1_epi32(load_scalar<std::int32_t>(x));
 }
 /// sum + w x. Codes in [0, 127], x signed bytes in [-127, 127].
 SEDPA_INLINE I32x16 dot4(I32x16 sum, U8x64 w, const std::int8_t* x) {
