@@ -26,6 +26,11 @@ constexpr std::int64_t kThinProbeTokens = 4096;
 constexpr int kThinProbeHidden = 16;
 /// Rows of a probe of running text that are compared: its last ones.
 constexpr std::int64_t kProbeRows = 256;
+/// Where heads become thin there are several, and longer ones: widths that are best for a few
+/// hundred tokens are not for others.
+constexpr int kThinRunningProbes = 2;
+constexpr std::int64_t kThinRunningTokens = 1536;
+constexpr std::int64_t kThinRunningRows = 512;
 /// Of calibration sequences, one in so many asks for what it hides.
 constexpr std::int64_t kRetrievalEvery = 4;
 /// Keys and facts: heads that find one kind need not be those that find the other.
@@ -56,7 +61,9 @@ class TextMaker {
     CalibrationText text;
     text.name = options_.path.substr(options_.path.rfind('/') + 1);
     if (!options_.probes_only) text.sequences = sequences(shown, context);
-    text.running.push_back(running(kept, context));
+    for (int i = 0; i < (options_.thin_heads ? kThinRunningProbes : 1); ++i) {
+      text.running.push_back(running(kept, context));
+    }
     text.retrieving.push_back(retrieving(kept, context));
     text.fingerprint = fingerprint(text);
     return text;
@@ -75,8 +82,10 @@ class TextMaker {
   }
 
   Probe running(const FillerText& kept, std::int64_t context) {
-    const std::int64_t length = std::min({kProbeTokens, context, kept.size()});
-    const std::int64_t rows = std::min(kProbeRows, length);
+    const bool thin = options_.thin_heads;
+    const std::int64_t length =
+        std::min({thin ? kThinRunningTokens : kProbeTokens, context, kept.size()});
+    const std::int64_t rows = std::min(thin ? kThinRunningRows : kProbeRows, length);
     return {.tokens = passage(kept, length), .rows = {{length - rows, rows}}};
   }
 

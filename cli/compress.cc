@@ -79,6 +79,10 @@ CompressOptions compress_options(const Options& options) {
         "--pattern and --sparsity mean nothing to --recipe calibrated, which measures instead, "
         "unless --thin-heads asks for thin heads");
   }
+  if (paper && (options.heads.sink || options.heads.recent)) {
+    throw UsageError(
+        "--sink and --recent mean nothing to --recipe paper, which looks at matrices only");
+  }
   if (!paper && !thin && !result.cut && !result.max_kl) result.cut = kUsualCut;
   if (options.model.rope_base || options.model.rope_scaling) {
     throw UsageError(
@@ -249,15 +253,12 @@ void add_compress(CLI::App& app) {
                   "them, a share of what is left")
       ->type_name("-P%")
       ->group(group);
-  CLI::Option* pattern =
-      command
-          .add_option("--pattern", options->heads.pattern,
-                      "paper, --thin-heads: attention pattern that says which KV heads retrieve")
-          ->type_name("DIR")
-          ->group(group);
-  command.add_option("--sparsity", options->heads.sparsity, "share of them that do not; 0.5")
+  add_pattern_options(command, options->heads, group);
+  command
+      .add_option("--sparsity", options->heads.sparsity,
+                  "paper, --thin-heads: share of KV heads that stream; 0.5")
       ->check(share())
-      ->needs(pattern)
+      ->needs("--pattern")
       ->type_name("S")
       ->group(group);
   command

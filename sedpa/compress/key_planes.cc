@@ -15,7 +15,6 @@ namespace {
 constexpr double kFormRidge = 1e-3;
 /// Of an even share of a row's attention.
 constexpr double kLeastShare = 1e-3;
-constexpr std::int64_t kSampleEvery = 32;
 constexpr std::int64_t kLeastSample = 16;
 /// Parts of the sampled queries that are added up side by side, then one after the other: the same
 /// sum, whatever the number of threads.
@@ -83,9 +82,8 @@ struct Surgeon {
 
 }  // namespace
 
-std::vector<std::int64_t> ScoreReader::sample(std::int64_t tokens) {
-  const std::int64_t count =
-      std::min(tokens, std::max<std::int64_t>(kLeastSample, tokens / kSampleEvery));
+std::vector<std::int64_t> ScoreReader::sample(std::int64_t tokens, std::int64_t every) {
+  const std::int64_t count = std::min(tokens, std::max(kLeastSample, tokens / every));
   const std::int64_t late = tokens - tokens / 16;  // rows from here on are the last sixteenth
   const std::int64_t of_late = std::min(count / 4, tokens - late);
   std::vector<std::int64_t> rows;
@@ -146,7 +144,7 @@ void ScoreReader::errors(const float* query, std::span<const float> qkv, std::in
 
 void ScoreReader::add(std::span<const float> qkv, std::int64_t cols, const HeadColumns& head,
                       const HeadClass& sees, std::span<Matrix> forms) {
-  const auto rows = sample(std::ssize(qkv) / cols);
+  const auto rows = sample(std::ssize(qkv) / cols, every_);
   const BlasThreads alone(1);  // each thread of the pool has products of its own
   std::vector<Matrix> sums(forms.size() * kSlices, Matrix(head.key_dim, head.key_dim));
   pool_.for_each(std::ssize(sums), [&](std::int64_t part, int) {

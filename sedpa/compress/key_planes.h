@@ -32,12 +32,13 @@ struct PlaneRows {
 /// Adds up the quadratic forms over rows of queries of one text.
 class ScoreReader {
  public:
-  ScoreReader(RopeStyle style, float scale, ThreadPool& pool)
-      : style_(style), scale_(scale), pool_(pool) {}
+  /// `every`: of a sequence's rows, one in so many is looked at.
+  ScoreReader(RopeStyle style, float scale, std::int64_t every, ThreadPool& pool)
+      : style_(style), scale_(scale), every_(every), pool_(pool) {}
 
-  /// Rows of a sequence of `tokens` that are looked at: one in 32, but 16 at least, a quarter of
-  /// them in the last sixteenth, where answers stand.
-  [[nodiscard]] static std::vector<std::int64_t> sample(std::int64_t tokens);
+  /// Rows of a sequence of `tokens` that are looked at: one in `every`, but 16 at least, a quarter
+  /// of them in the last sixteenth, where answers stand.
+  [[nodiscard]] static std::vector<std::int64_t> sample(std::int64_t tokens, std::int64_t every);
 
   /// qkv [tokens, cols] of a whole sequence, rotated; forms [group], each [head_dim, head_dim]:
   /// coefficients 2p and 2p + 1 are real and imaginary part of plane p's. Exact in the keys: each
@@ -53,6 +54,7 @@ class ScoreReader {
 
   RopeStyle style_;
   float scale_;
+  std::int64_t every_;
   ThreadPool& pool_;
 };
 

@@ -16,6 +16,9 @@ using nlohmann::json;
 /// Layers whose trials run through the rest of the model together: six streams of probes each.
 constexpr std::int32_t kRound = 8;
 constexpr const char* kLosses = "thin-losses.json";
+/// Rows whose scores are looked at: one in so many, of a long text so many in all.
+constexpr std::int64_t kSampleEvery = 32;
+constexpr std::int64_t kMostSamples = 2048;
 /// f16.
 constexpr std::int64_t kKvBytes = 2;
 
@@ -207,6 +210,7 @@ void HeadThinning::add_trials(const Layer& layer, std::int32_t index, Stream& te
   }
   signs.outputs.own = algebra_.to_host(own);
   signs.outputs.cross = signs.outputs.own;
+  signs.outputs.tokens = text_.tokens();
   const auto run = [&](const ThinWeights& weights) {
     trials.push_back({index, RowStore(ops_, whole.lengths(), config_.width)});
     whole.pass(with_attention(layer, weights.config(), index, weights, ops_), index, whole.rows(),
@@ -333,7 +337,7 @@ void HeadThinning::cut_layer(const Layer& original, std::int32_t index, Stream& 
     dense.add_products(heads, heads, own);
     dense.add_products(target.rows, heads, cross);
   }
-  signs.outputs = {algebra_.to_host(own), algebra_.to_host(cross)};
+  signs.outputs = {algebra_.to_host(own), algebra_.to_host(cross), text_.tokens()};
   set_values(thin_, index, signs.outputs, widths.value);
 }
 
@@ -350,7 +354,8 @@ void HeadThinning::read_scores(const Layer& layer, std::int32_t index, Rows qkv,
   if (!cuts_keys_) return;
   std::vector<float> numbers(static_cast<std::size_t>(qkv.rows * qkv.cols));
   ops_.read(qkv, numbers.data());
-  ScoreReader reader(config_.rope_style, config_.attention().scale, pool_);
+  const std::int64_t every = std::max(kSampleEvery, text_.tokens() / kMostSamples);
+  ScoreReader reader(config_.rope_style, config_.attention().scale, every, pool_);
   const auto heads = thin_heads(index);
   for (std::size_t i = 0; i < heads.size(); ++i) {
     reader.add(numbers, qkv.cols, layer.shape.heads[static_cast<std::size_t>(heads[i])],

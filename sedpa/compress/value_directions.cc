@@ -6,9 +6,10 @@
 namespace sedpa {
 namespace {
 
-/// Of the mean diagonal of the outputs' covariance: what draws W' to what each head could do
-/// alone, where the text shows little of them all.
-constexpr double kDirectionRidge = 0.1;
+/// What draws W' to what each head could do alone, where the text shows little of them all: as
+/// much as so many tokens of mean size would, but no more than a share of those that were seen.
+constexpr double kRidgeTokens = 2048;
+constexpr double kMostRidge = 0.1;
 /// The same for the directions: only so that there is an inverse. They would turn to what the text
 /// does not show.
 constexpr double kLeastRidge = 1e-9;
@@ -70,7 +71,8 @@ class Alternation {
         target_(algebra.multiply(w, outputs.cross)) {
     const double mean = mean_diagonal(own_);
     const double least = mean > 0 ? kLeastRidge * mean : 1;
-    ridge_ = kDirectionRidge * mean;
+    const auto tokens = static_cast<double>(std::max<std::int64_t>(outputs.tokens, 1));
+    ridge_ = std::min(kRidgeTokens / tokens, kMostRidge) * mean;
     add_to_diagonal(own_, least);
     add(target_, w, least);
     for (std::int64_t k = 0; k < std::ssize(widths); ++k) cut_.directions.push_back(first(w, k));

@@ -13,6 +13,7 @@ namespace sedpa {
 struct HeadOutputs {
   Matrix own;    // o o'
   Matrix cross;  // t o', t what the heads' outputs are to stand for: o itself, or the original's
+  std::int64_t tokens = 0;
 };
 
 struct ValueCut {

@@ -146,7 +146,9 @@ TEST_F(CompressCommand, RefusesWhatMakesNoSense) {
   bad({"--max-kl", "nan"}, {"--max-kl"});
   bad({"--recipe", "paper"}, {"--pattern"});
   bad({"--recipe", "paper", "--pattern", "p", "--max-kl", "0.1"}, {"--max-kl"});
+  bad({"--recipe", "paper", "--pattern", "p", "--recent", "64"}, {"--recent"});
   bad({"--pattern", "p"}, {"calibrated"});
+  bad({"--thin-heads", "-25%", "--recent", "64"}, {"--pattern"});
   bad({"--thin-heads", "25%"}, {"--thin-heads is '25%'", "-25%"});
   bad({"--thin-heads", "-100%"}, {"-100%"});
   bad({"--thin-heads", "some"}, {"'some'"});

@@ -54,6 +54,7 @@ TEST_P(Forms, AreVariancesOfScores) {
   constexpr std::int64_t kTokens = 40;
   constexpr std::int64_t kGroup = 2;
   constexpr float kScale = 0.25f;
+  constexpr std::int64_t kEvery = 2;
   const HeadClass sees = full ? HeadClass{} : HeadClass::window(2, 0, 9);
   const HeadColumns head{.query = 3,
                          .key = 3 + kGroup * kKeyDim,
@@ -63,7 +64,7 @@ TEST_P(Forms, AreVariancesOfScores) {
   const Matrix numbers = random_matrix(kTokens, 3 + (kGroup + 2) * kKeyDim, 1);
   const std::vector<float> qkv(numbers.numbers.begin(), numbers.numbers.end());
   ThreadPool pool(2);
-  ScoreReader reader(style, kScale, pool);
+  ScoreReader reader(style, kScale, kEvery, pool);
   std::vector<Matrix> forms(kGroup, Matrix(kKeyDim, kKeyDim));
   reader.add(qkv, numbers.cols, head, sees, forms);
 
@@ -75,7 +76,7 @@ TEST_P(Forms, AreVariancesOfScores) {
   const Matrix c = random_matrix(1, kKeyDim, 2);
   for (std::int64_t g = 0; g < kGroup; ++g) {
     double expected = 0;
-    for (const std::int64_t i : ScoreReader::sample(kTokens)) {
+    for (const std::int64_t i : ScoreReader::sample(kTokens, kEvery)) {
       std::vector<double> weights;
       std::vector<double> errors;
       double sum = 0;
@@ -111,12 +112,14 @@ INSTANTIATE_TEST_SUITE_P(Styles, Forms,
 
 TEST(ScoreRows, AreOnesOfTheSequence) {
   for (const std::int64_t tokens : {1, 5, 16, 17, 40, 512, 1000, 4096}) {
-    const auto rows = ScoreReader::sample(tokens);
-    EXPECT_EQ(std::ssize(rows), std::min(tokens, std::max<std::int64_t>(16, tokens / 32)));
-    EXPECT_TRUE(std::ranges::is_sorted(rows));
-    EXPECT_EQ(std::ranges::adjacent_find(rows), rows.end());
-    EXPECT_GE(rows.front(), 0);
-    EXPECT_EQ(rows.back(), tokens - 1);
+    for (const std::int64_t every : {1, 2, 32, 1000}) {
+      const auto rows = ScoreReader::sample(tokens, every);
+      EXPECT_EQ(std::ssize(rows), std::min(tokens, std::max<std::int64_t>(16, tokens / every)));
+      EXPECT_TRUE(std::ranges::is_sorted(rows));
+      EXPECT_EQ(std::ranges::adjacent_find(rows), rows.end());
+      EXPECT_GE(rows.front(), 0);
+      EXPECT_EQ(rows.back(), tokens - 1);
+    }
   }
 }
 

@@ -25,8 +25,8 @@ Matrix some_outputs(std::uint64_t seed) {
 }
 
 HeadOutputs sums_of(const Matrix& outputs, const Matrix& target) {
-  return {multiply(outputs, outputs, Transposed::left),
-          multiply(target, outputs, Transposed::left)};
+  return {multiply(outputs, outputs, Transposed::left), multiply(target, outputs, Transposed::left),
+          kTokens};
 }
 
 /// The whole matrix that a cut amounts to: W' blockdiag(R).
@@ -143,7 +143,7 @@ TEST(ValueCut, NothingSeenIsNoReasonToFail) {
   const Matrix w = random_matrix(kRows, kHeads * kDim, 11);
   const Matrix none(kHeads * kDim, kHeads * kDim);
   const std::vector<std::int32_t> widths = {8, kDim};
-  const ValueCut cut = cut_values(host_algebra(), w, {none, none}, widths, kGroup);
+  const ValueCut cut = cut_values(host_algebra(), w, {none, none, kTokens}, widths, kGroup);
   const Matrix whole = whole_of(cut);
   double lost = 0;
   for (std::size_t i = 0; i < w.numbers.size(); ++i) {
