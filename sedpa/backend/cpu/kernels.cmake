@@ -23,12 +23,13 @@ function(sedpa_cpu_kernels)
     endif()
   endif()
 
-  # Of a sanitizer's checks the costliest to compile: whether the arithmetic of an address wraps. What
-  # is read and written there is checked all the same. A source's own options come behind those that
-  # switch sanitizers on.
-  if(SEDPA_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
-    set_source_files_properties(${ARG_SOURCES} PROPERTIES COMPILE_OPTIONS
-      "-fno-sanitize=pointer-overflow")
+  # A source's own options come behind those that switch sanitizers on. Of their checks the costliest
+  # to compile: whether the arithmetic of an address wraps; what is read and written there is checked
+  # all the same. And nothing is found in code that this machine does not have the instructions for.
+  if(SEDPA_SANITIZE)
+    set(addresses "$<$<CXX_COMPILER_ID:Clang>:-fno-sanitize=pointer-overflow>")
+    set(idle "$<$<BOOL:$<TARGET_PROPERTY:SEDPA_NEVER_RUNS>>:-fno-sanitize=all;-O0;-g0>")
+    set_source_files_properties(${ARG_SOURCES} PROPERTIES COMPILE_OPTIONS "${addresses};${idle}")
   endif()
 
   if(SEDPA_SANITIZE AND EXISTS /proc/cpuinfo)
@@ -50,14 +51,13 @@ function(sedpa_cpu_kernels)
       set(never_runs ON)
     endif()
     sedpa_module(cpu_kernels_${isa} SOURCES ${ARG_SOURCES} USES core)
+    set_target_properties(sedpa_cpu_kernels_${isa} PROPERTIES SEDPA_NEVER_RUNS ${never_runs})
     target_compile_definitions(sedpa_cpu_kernels_${isa} PRIVATE
       SEDPA_ISA=${isa} SEDPA_ISA_LEVEL=${levels_${isa}})
     target_compile_options(sedpa_cpu_kernels_${isa} PRIVATE ${flags_${isa}}
       # Vectors would live in memory without any optimisation; more of it is lost under sanitizers,
       # whose checks then cost minutes of compiling.
       $<$<CONFIG:Debug>:-O1>
-      # Nothing is found in code that this machine does not have the instructions for.
-      $<$<BOOL:${never_runs}>:-fno-sanitize=all;-O0>
       # GCC 12 takes its own intrinsics' undefined operands for mistakes of ours (GCC bug 105593).
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized;-Wno-maybe-uninitialized>)
     list(APPEND modules cpu_kernels_${isa})
