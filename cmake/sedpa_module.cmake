@@ -6,6 +6,11 @@ target_compile_features(sedpa_flags INTERFACE cxx_std_20)
 target_include_directories(sedpa_flags INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
 target_compile_options(sedpa_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wnon-virtual-dtor>)
+if(CMAKE_UNITY_BUILD)
+  # GCC takes a joined source for a header, whose types should have no parts of anonymous namespaces.
+  target_compile_options(sedpa_flags INTERFACE
+    $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-subobject-linkage>)
+endif()
 if(SEDPA_WERROR)
   # What GCC's flow analysis believes of the standard library's own code once that is inlined stays
   # a warning (GCC bug 105651 and its kin).

@@ -38,14 +38,14 @@ std::vector<std::int32_t> allocate_widths(std::span<const WidthChoices> choices,
   constexpr double kNever = std::numeric_limits<double>::infinity();
   std::vector<double> best(states, kNever);
   best[0] = 0;
-  struct Step {
+  struct Taken {
     std::size_t from = 0;
     std::int32_t width = 0;
   };
-  std::vector<std::vector<Step>> steps;  // [choices][states]
+  std::vector<std::vector<Taken>> steps;  // [choices][states]
   for (const WidthChoices& choice : choices) {
     std::vector<double> next(states, kNever);
-    std::vector<Step> how(states);
+    std::vector<Taken> how(states);
     for (std::size_t state = 0; state < states; ++state) {
       if (best[state] == kNever) continue;
       for (std::size_t i = 0; i < choice.widths.size(); ++i) {

@@ -32,14 +32,14 @@ Value choose(const JsonField& field,
 }
 
 SplitBehavior read_behavior(const JsonField& field, SplitBehavior otherwise) {
-  static constexpr std::array<std::pair<std::string_view, SplitBehavior>, 5> kKnown = {{
+  static constexpr std::array<std::pair<std::string_view, SplitBehavior>, 5> kBehaviors = {{
       {"Removed", SplitBehavior::removed},
       {"Isolated", SplitBehavior::isolated},
       {"MergedWithPrevious", SplitBehavior::merged_with_previous},
       {"MergedWithNext", SplitBehavior::merged_with_next},
       {"Contiguous", SplitBehavior::contiguous},
   }};
-  return field.absent() ? otherwise : choose(field, kKnown);
+  return field.absent() ? otherwise : choose(field, kBehaviors);
 }
 
 /// {"String": text} or {"Regex": pattern}; the text as a pattern that matches it and nothing else.

@@ -51,7 +51,9 @@ function(sedpa_cpu_kernels)
       set(never_runs ON)
     endif()
     sedpa_module(cpu_kernels_${isa} SOURCES ${ARG_SOURCES} USES core)
-    set_target_properties(sedpa_cpu_kernels_${isa} PROPERTIES SEDPA_NEVER_RUNS ${never_runs})
+    # Long to compile and with few headers: each alone, for as many processors as there are.
+    set_target_properties(sedpa_cpu_kernels_${isa} PROPERTIES
+      UNITY_BUILD OFF SEDPA_NEVER_RUNS ${never_runs})
     target_compile_definitions(sedpa_cpu_kernels_${isa} PRIVATE
       SEDPA_ISA=${isa} SEDPA_ISA_LEVEL=${levels_${isa}})
     target_compile_options(sedpa_cpu_kernels_${isa} PRIVATE ${flags_${isa}}
