@@ -20,10 +20,9 @@ constexpr double kProbeShare = 0.1;
 constexpr std::size_t kLeastProbeBytes = std::size_t{32} << 10;
 /// Each projection of a model asks for a run over the probes, so they are short.
 constexpr std::int64_t kProbeTokens = 512;
-/// The probe that asks for what is hidden, where heads become thin: long and full of it, for what a
-/// model finds near and with ease it finds with thin heads, too.
+/// The probe that asks for what is hidden, where heads become thin: long, for what a model finds
+/// near and with ease it finds with thin heads, too.
 constexpr std::int64_t kThinProbeTokens = 4096;
-constexpr int kThinProbeHidden = 16;
 /// Rows of a probe of running text that are compared: its last ones.
 constexpr std::int64_t kProbeRows = 256;
 /// Where heads become thin there are several, and longer ones: widths that are best for a few
@@ -36,6 +35,8 @@ constexpr std::int64_t kRetrievalEvery = 4;
 /// Keys and facts: heads that find one kind need not be those that find the other.
 constexpr HiddenKind kHiddenKind = HiddenKind::both;
 constexpr int kHidden = 4;
+/// In longer texts: what is fitted to few answers does not find others.
+constexpr int kThinHidden = 16;
 constexpr int kWords = 8;  // of each
 
 class TextMaker {
@@ -76,9 +77,19 @@ class TextMaker {
     std::vector<std::vector<std::int32_t>> all;
     for (std::int64_t i = 0; i < count; ++i) {
       const bool asks = i % kRetrievalEvery + 1 == kRetrievalEvery && context >= least_prompt_;
-      all.push_back(asks ? prompt(shown, context, kHidden).tokens : passage(shown, context));
+      all.push_back(asks ? prompt(shown, context, hidden_in(context)).tokens
+                         : passage(shown, context));
     }
     return all;
+  }
+
+  /// Tokens of a prompt that hides so many things among ordinary text. Where a token is little more
+  /// than a byte, keys and questions need more room.
+  [[nodiscard]] std::int64_t room_for(int hidden) const {
+    return 3 * most_answer_tokens(tokenizer_, kHiddenKind, hidden, kWords);
+  }
+  [[nodiscard]] int hidden_in(std::int64_t tokens) const {
+    return options_.thin_heads && room_for(kThinHidden) <= tokens ? kThinHidden : kHidden;
   }
 
   Probe running(const FillerText& kept, std::int64_t context) {
@@ -90,12 +101,7 @@ class TextMaker {
   }
 
   Probe retrieving(const FillerText& kept, std::int64_t context) {
-    // Where a token is little more than a byte, keys and questions need more room.
-    const auto room_for = [&](int count) {
-      return 3 * most_answer_tokens(tokenizer_, kHiddenKind, count, kWords);
-    };
-    const bool many = options_.thin_heads && room_for(kThinProbeHidden) <= context;
-    const int hidden = many ? kThinProbeHidden : kHidden;
+    const int hidden = hidden_in(context);
     const std::int64_t usual = options_.thin_heads ? kThinProbeTokens : kProbeTokens;
     const std::int64_t length = std::min({context, std::max(usual, room_for(hidden)), kept.size()});
     const PasskeyPrompt asked = prompt(kept, std::max(length, least_prompt_), hidden);
