@@ -77,6 +77,13 @@ void WindowSlots::commit(std::int64_t past, std::int64_t tokens) {
 
 void WindowSlots::plan(std::int64_t past, std::int64_t tokens,
                        std::vector<SlotWrite>& writes) const {
+  // One token, behind which at least one more is recent: it stays where it is put.
+  if (tokens == 1 && head_class_.recent > 1 && (past < head_class_.sink || free_count_ > 0)) {
+    const auto slot =
+        past < head_class_.sink ? static_cast<std::int32_t>(past) : free_[free_begin_];
+    writes.push_back({0, slot});
+    return;
+  }
   WindowSlots after = *this;
   after.commit(past, tokens);
   const auto capacity = static_cast<std::int64_t>(positions_.size());

@@ -35,7 +35,7 @@ class WindowSlots {
   [[nodiscard]] std::span<const std::int32_t> positions() const { return positions_; }
   /// Where a chunk of `tokens` rows that starts at position `past` goes: only rows that some later
   /// query can see are written, each slot once. Appends to `writes`; changes nothing. `past` is
-  /// what has been committed. O(capacity + tokens).
+  /// what has been committed. O(capacity + tokens), of one token O(1).
   void plan(std::int64_t past, std::int64_t tokens, std::vector<SlotWrite>& writes) const;
   /// Takes over what `plan` for the same arguments said.
   void commit(std::int64_t past, std::int64_t tokens);

@@ -4,12 +4,6 @@
 namespace sedpa::cuda {
 namespace {
 
-__device__ void copy(const std::int32_t*& from, std::int32_t* to, std::int64_t count,
-                     std::int64_t first, std::int64_t step) {
-  for (std::int64_t i = first; i < count; i += step) to[i] = from[i];
-  from += count;
-}
-
 __global__ void expand_kernel(StepExpansion s) {
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
@@ -17,12 +11,34 @@ __global__ void expand_kernel(StepExpansion s) {
     *s.past_out = s.past;
     *s.tokens_out = s.tokens;
   }
-  const std::int32_t* from = s.staged;
-  copy(from, s.ids, s.tokens, first, step);
-  for (int i = 0; i < kHeadClasses; ++i) {
-    if (s.capacity[i] == 0) continue;
-    copy(from, s.positions[i], s.capacity[i], first, step);
-    copy(from, s.slots[i], s.tokens, first, step);
+  // The host's memory is far away: a thread asks for all that it copies before it stores any of it.
+  const std::int32_t* staged_positions[kHeadClasses];
+  const std::int32_t* staged_slots[kHeadClasses];
+  std::int32_t most = s.tokens;
+  const std::int32_t* from = s.staged + s.tokens;
+#pragma unroll
+  for (int c = 0; c < kHeadClasses; ++c) {
+    staged_positions[c] = from;
+    staged_slots[c] = from + s.capacity[c];
+    if (s.capacity[c] > 0) from = staged_slots[c] + s.tokens;
+    most = max(most, s.capacity[c]);
+  }
+  for (std::int64_t i = first; i < most; i += step) {
+    const bool row = i < s.tokens;
+    const std::int32_t id = row ? s.staged[i] : 0;
+    std::int32_t position[kHeadClasses];
+    std::int32_t slot[kHeadClasses];
+#pragma unroll
+    for (int c = 0; c < kHeadClasses; ++c) {
+      position[c] = i < s.capacity[c] ? staged_positions[c][i] : 0;
+      slot[c] = row && s.capacity[c] > 0 ? staged_slots[c][i] : 0;
+    }
+    if (row) s.ids[i] = id;
+#pragma unroll
+    for (int c = 0; c < kHeadClasses; ++c) {
+      if (i < s.capacity[c]) s.positions[c][i] = position[c];
+      if (row && s.capacity[c] > 0) s.slots[c][i] = slot[c];
+    }
   }
   // Formed and reduced in f64: at position 10^6 an f32 angle is off by several hundredths.
   for (std::int64_t i = first; i < static_cast<std::int64_t>(s.tokens) * s.half; i += step) {
