@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "sedpa/compress/low_rank.h"
 #include "sedpa/core/fail.h"
@@ -188,7 +189,8 @@ OutputHead::OutputHead(Ops& ops, const ModelConfig& config, const WeightSource& 
   output_.a = ops.make_weight({&matrix, 1});
 }
 
-void OutputHead::logits(Rows x, RowRange range, std::vector<float>& out) {
+void OutputHead::logits(Rows x, RowRange range,
+                        const std::function<void(std::span<const float>)>& take) {
   const std::int64_t vocabulary = output_.out_features();
   const std::int64_t most = std::min(kLogitRows, range.count);
   const Buffer memory =
@@ -199,37 +201,33 @@ void OutputHead::logits(Rows x, RowRange range, std::vector<float>& out) {
     const Rows rows{memory.floats() + most * x.cols, count, vocabulary, vocabulary};
     ops_.rms_norm(x.range(range.first + done, count), norm_, epsilon_, h);
     ops_.linear(output_, h, rows);
-    const std::size_t begin = out.size();
-    out.resize(begin + static_cast<std::size_t>(count * vocabulary));
-    ops_.read(rows, out.data() + begin);
+    some_.resize(static_cast<std::size_t>(count * vocabulary));
+    ops_.read(rows, some_.data());
+    take(some_);
   }
 }
 
-double mean_kl(std::span<const float> p, std::span<const float> q, std::int64_t vocabulary,
-               ThreadPool& pool) {
-  const std::int64_t rows = std::ssize(p) / vocabulary;
-  std::vector<double> divergence(static_cast<std::size_t>(rows));
-  pool.for_each(rows, [&](std::int64_t row, int) {
-    const float* a = p.data() + row * vocabulary;
-    const float* b = q.data() + row * vocabulary;
-    const auto log_sum = [&](const float* logits) {
-      const double most = *std::max_element(logits, logits + vocabulary);
-      double sum = 0;
-      for (std::int64_t i = 0; i < vocabulary; ++i) sum += std::exp(logits[i] - most);
-      return most + std::log(sum);
-    };
-    const double log_a = log_sum(a);
-    const double log_b = log_sum(b);
-    double sum = 0;
-    for (std::int64_t i = 0; i < vocabulary; ++i) {
-      const double log_p = a[i] - log_a;
-      sum += std::exp(log_p) * (log_p - (b[i] - log_b));
-    }
-    divergence[static_cast<std::size_t>(row)] = sum;
-  });
-  double sum = 0;
-  for (const double value : divergence) sum += value;
-  return rows > 0 ? sum / static_cast<double>(rows) : 0;
+namespace {
+
+float highest_of(std::span<const float> logits) { return *std::ranges::max_element(logits); }
+
+const std::vector<Probe>& probes_of(const CalibrationText& text, bool running) {
+  return running ? text.running : text.retrieving;
+}
+
+std::int64_t rows_of(const CalibrationText& text, bool running) {
+  std::int64_t rows = 0;
+  for (const Probe& probe : probes_of(text, running)) {
+    for (const RowRange& range : probe.rows) rows += range.count;
+  }
+  return rows;
+}
+
+}  // namespace
+
+std::size_t ProbeComparison::bytes(const ModelConfig& config, const CalibrationText& text) {
+  const std::int64_t rows = rows_of(text, true) + rows_of(text, false) + kLogitRows;
+  return static_cast<std::size_t>(rows * config.vocab_size) * sizeof(float);
 }
 
 ProbeComparison::ProbeComparison(Ops& ops, const ModelView& model, const CalibrationText& text,
@@ -237,28 +235,77 @@ ProbeComparison::ProbeComparison(Ops& ops, const ModelView& model, const Calibra
     : text_(text),
       vocabulary_(model.config.vocab_size),
       head_(ops, model.config, model.weights),
-      pool_(pool) {
-  logits(original, true, expected_[0]);
-  logits(original, false, expected_[1]);
-}
+      pool_(pool),
+      running_(expect(original, true)),
+      retrieving_(expect(original, false)) {}
 
 Divergence ProbeComparison::of(const RowStore& rows) {
-  Divergence divergence;
-  logits(rows, true, found_);
-  divergence.running = mean_kl(expected_[0], found_, vocabulary_, pool_);
-  logits(rows, false, found_);
-  divergence.retrieving = mean_kl(expected_[1], found_, vocabulary_, pool_);
-  return divergence;
+  return {.running = mean_kl(running_, rows, true),
+          .retrieving = mean_kl(retrieving_, rows, false)};
 }
 
-void ProbeComparison::logits(const RowStore& rows, bool running, std::vector<float>& out) {
-  out.clear();
-  const std::vector<Probe>& probes = running ? text_.running : text_.retrieving;
+void ProbeComparison::each(const RowStore& rows, bool running,
+                           const std::function<void(std::span<const float>)>& take) {
   std::size_t index = running ? 0 : text_.running.size();
-  for (const Probe& probe : probes) {
-    for (const RowRange& range : probe.rows) head_.logits(rows.of(index), range, out);
+  for (const Probe& probe : probes_of(text_, running)) {
+    for (const RowRange& range : probe.rows) head_.logits(rows.of(index), range, take);
     ++index;
   }
+}
+
+ProbeComparison::Expected ProbeComparison::expect(const RowStore& rows, bool running) {
+  const std::int64_t count = rows_of(text_, running);
+  Expected expected{.logits = {},
+                    .highest = std::vector<float>(static_cast<std::size_t>(count)),
+                    .sum = std::vector<double>(static_cast<std::size_t>(count))};
+  expected.logits.reserve(static_cast<std::size_t>(count * vocabulary_));
+  each(rows, running, [&](std::span<const float> some) {
+    expected.logits.insert(expected.logits.end(), some.begin(), some.end());
+  });
+  const auto vocabulary = static_cast<std::size_t>(vocabulary_);
+  pool_.for_each(count, [&](std::int64_t i, int) {
+    const auto row = static_cast<std::size_t>(i);
+    const auto logits = std::span(expected.logits).subspan(row * vocabulary, vocabulary);
+    const float highest = highest_of(logits);
+    double sum = 0;
+    for (const float logit : logits) sum += std::exp(double{logit} - highest);
+    expected.highest[row] = highest;
+    expected.sum[row] = sum;
+  });
+  return expected;
+}
+
+// With p the original's probabilities and a, b the logits less their highest: the sum of p (a - b),
+// less what the logarithms of both sums of powers differ by. Those are f64; p may be f32, since a
+// and b differ by little wherever the result is small.
+double ProbeComparison::mean_kl(const Expected& expected, const RowStore& rows, bool running) {
+  const auto vocabulary = static_cast<std::size_t>(vocabulary_);
+  std::vector<double> divergence(expected.sum.size());
+  std::size_t first = 0;
+  each(rows, running, [&](std::span<const float> some) {
+    pool_.for_each(std::ssize(some) / vocabulary_, [&](std::int64_t i, int) {
+      const auto row = first + static_cast<std::size_t>(i);
+      const float* const a = expected.logits.data() + row * vocabulary;
+      const auto b = some.subspan(static_cast<std::size_t>(i) * vocabulary, vocabulary);
+      const float highest_a = expected.highest[row];
+      const float highest_b = highest_of(b);
+      double sum_b = 0;
+      double sum_p = 0;
+      double weighted = 0;
+      for (std::size_t k = 0; k < vocabulary; ++k) {
+        const double below_a = double{a[k]} - highest_a;
+        const double below_b = double{b[k]} - highest_b;
+        const float p = std::exp(static_cast<float>(below_a));
+        sum_b += std::exp(below_b);
+        sum_p += p;
+        weighted += p * (below_a - below_b);
+      }
+      divergence[row] = weighted / sum_p - std::log(expected.sum[row] / sum_b);
+    });
+    first += some.size() / vocabulary;
+  });
+  const double sum = std::accumulate(divergence.begin(), divergence.end(), 0.0);
+  return divergence.empty() ? 0 : sum / static_cast<double>(divergence.size());
 }
 
 }  // namespace sedpa

@@ -137,19 +137,17 @@ class Stream {
 class OutputHead {
  public:
   OutputHead(Ops& ops, const ModelConfig& config, const WeightSource& source);
-  /// logits [range.count, vocab_size] of rows of x.
-  void logits(Rows x, RowRange range, std::vector<float>& out);
+  /// Logits of rows of x, in order, as many at a time as there is room for: take([rows,
+  /// vocab_size]).
+  void logits(Rows x, RowRange range, const std::function<void(std::span<const float>)>& take);
 
  private:
   Ops& ops_;
   float epsilon_;
   Vector norm_;
   Linear output_;
+  std::vector<float> some_;  // rows that have been read
 };
-
-/// The mean of KL(p || q) over rows, natural logarithm; p, q logits [rows, vocabulary].
-[[nodiscard]] double mean_kl(std::span<const float> p, std::span<const float> q,
-                             std::int64_t vocabulary, ThreadPool& pool);
 
 /// KL divergences of next tokens from the original model's.
 struct Divergence {
@@ -165,17 +163,30 @@ class ProbeComparison {
   /// `original`: the original model's rows; they are not needed any more afterwards.
   ProbeComparison(Ops& ops, const ModelView& model, const CalibrationText& text,
                   const RowStore& original, ThreadPool& pool);
+  /// KL(original || found), natural logarithm, the mean over each kind's rows; 0 of no rows.
   [[nodiscard]] Divergence of(const RowStore& rows);
+  /// Bytes of the original's logits, in the host's memory.
+  [[nodiscard]] static std::size_t bytes(const ModelConfig& config, const CalibrationText& text);
 
  private:
-  void logits(const RowStore& rows, bool running, std::vector<float>& out);
+  /// What the original says of the rows of one kind of probe.
+  struct Expected {
+    std::vector<float> logits;   // [rows, vocabulary]
+    std::vector<float> highest;  // [rows], of the logits
+    std::vector<double> sum;     // [rows], of e^(logit - highest)
+  };
+
+  void each(const RowStore& rows, bool running,
+            const std::function<void(std::span<const float>)>& take);
+  [[nodiscard]] Expected expect(const RowStore& rows, bool running);
+  [[nodiscard]] double mean_kl(const Expected& expected, const RowStore& rows, bool running);
 
   const CalibrationText& text_;
   std::int64_t vocabulary_;
   OutputHead head_;
   ThreadPool& pool_;
-  std::array<std::vector<float>, 2> expected_;  // running, retrieving: [rows, vocabulary]
-  std::vector<float> found_;
+  Expected running_;
+  Expected retrieving_;
 };
 
 }  // namespace sedpa

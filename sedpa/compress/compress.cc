@@ -432,7 +432,7 @@ MemoryPlan plan_compression(const Engine& engine, const CalibrationText& text,
           .kv_bytes = 0,
           .scratch_bytes = LayerRunner::bytes(engine.ops(), config, plan,
                                               std::max<std::int64_t>(text.longest(), 1)) +
-                           std::max(factors, thin)};
+                           std::max(factors, thin) + ProbeComparison::bytes(config, text)};
 }
 
 CompressResult compress(const Engine& engine, const CalibrationText& text,
