@@ -74,11 +74,11 @@ class TextMaker {
   std::vector<std::vector<std::int32_t>> sequences(const FillerText& shown, std::int64_t context) {
     const std::int64_t tokens = std::min(options_.tokens, shown.size());
     const std::int64_t count = std::max<std::int64_t>(1, tokens / context);
+    const int hidden = hidden_in(context);
     std::vector<std::vector<std::int32_t>> all;
     for (std::int64_t i = 0; i < count; ++i) {
       const bool asks = i % kRetrievalEvery + 1 == kRetrievalEvery && context >= least_prompt_;
-      all.push_back(asks ? prompt(shown, context, hidden_in(context)).tokens
-                         : passage(shown, context));
+      all.push_back(asks ? prompt(shown, context, hidden).tokens : passage(shown, context));
     }
     return all;
   }

@@ -41,17 +41,19 @@ void WindowSlots::release(std::int64_t slot) {
   ++free_count_;
 }
 
-void WindowSlots::store(std::int64_t p) {
-  if (p < head_class_.sink) {
-    positions_[p] = static_cast<std::int32_t>(p);
-    return;
-  }
-  const auto pool = static_cast<std::int64_t>(free_.size());
+std::int32_t WindowSlots::next_slot(std::int64_t p) const {
+  if (p < head_class_.sink) return static_cast<std::int32_t>(p);
   if (free_count_ == 0) fail("window of {} slots is full at position {}", positions_.size(), p);
-  const std::int32_t slot = free_[free_begin_];
+  return free_[free_begin_];
+}
+
+void WindowSlots::store(std::int64_t p) {
+  const std::int32_t slot = next_slot(p);
+  positions_[slot] = static_cast<std::int32_t>(p);
+  if (p < head_class_.sink) return;
+  const auto pool = static_cast<std::int64_t>(free_.size());
   if (++free_begin_ == pool) free_begin_ = 0;
   --free_count_;
-  positions_[slot] = static_cast<std::int32_t>(p);
 
   // `leaving` is the youngest position that query p + 1 sees only if it is sampled.
   const auto recents = static_cast<std::int64_t>(recent_slot_.size());
@@ -78,10 +80,8 @@ void WindowSlots::commit(std::int64_t past, std::int64_t tokens) {
 void WindowSlots::plan(std::int64_t past, std::int64_t tokens,
                        std::vector<SlotWrite>& writes) const {
   // One token, behind which at least one more is recent: it stays where it is put.
-  if (tokens == 1 && head_class_.recent > 1 && (past < head_class_.sink || free_count_ > 0)) {
-    const auto slot =
-        past < head_class_.sink ? static_cast<std::int32_t>(past) : free_[free_begin_];
-    writes.push_back({0, slot});
+  if (tokens == 1 && head_class_.recent > 1) {
+    writes.push_back({0, next_slot(past)});
     return;
   }
   WindowSlots after = *this;

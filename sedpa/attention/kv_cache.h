@@ -42,6 +42,8 @@ class WindowSlots {
   void clear();
 
  private:
+  /// Of token p, when all before have been stored.
+  [[nodiscard]] std::int32_t next_slot(std::int64_t p) const;
   void store(std::int64_t p);
   void release(std::int64_t slot);
 

@@ -16,6 +16,16 @@ namespace {
 /// Rows of logits at once.
 constexpr std::int64_t kLogitRows = 64;
 
+float highest_of(std::span<const float> logits) { return *std::ranges::max_element(logits); }
+
+std::int64_t rows_of(std::span<const Probe> probes) {
+  std::int64_t rows = 0;
+  for (const Probe& probe : probes) {
+    for (const RowRange& range : probe.rows) rows += range.count;
+  }
+  return rows;
+}
+
 /// Of one layer, all its heads whole.
 KvGeometry geometry_of(const ModelConfig& config, const HeadPlan& heads, std::int32_t layer,
                        std::int64_t max_tokens) {
@@ -207,59 +217,42 @@ void OutputHead::logits(Rows x, RowRange range,
   }
 }
 
-namespace {
-
-float highest_of(std::span<const float> logits) { return *std::ranges::max_element(logits); }
-
-const std::vector<Probe>& probes_of(const CalibrationText& text, bool running) {
-  return running ? text.running : text.retrieving;
-}
-
-std::int64_t rows_of(const CalibrationText& text, bool running) {
-  std::int64_t rows = 0;
-  for (const Probe& probe : probes_of(text, running)) {
-    for (const RowRange& range : probe.rows) rows += range.count;
-  }
-  return rows;
-}
-
-}  // namespace
-
 std::size_t ProbeComparison::bytes(const ModelConfig& config, const CalibrationText& text) {
-  const std::int64_t rows = rows_of(text, true) + rows_of(text, false) + kLogitRows;
+  const std::int64_t rows = rows_of(text.running) + rows_of(text.retrieving) + kLogitRows;
   return static_cast<std::size_t>(rows * config.vocab_size) * sizeof(float);
 }
 
 ProbeComparison::ProbeComparison(Ops& ops, const ModelView& model, const CalibrationText& text,
                                  const RowStore& original, ThreadPool& pool)
-    : text_(text),
-      vocabulary_(model.config.vocab_size),
+    : vocabulary_(model.config.vocab_size),
       head_(ops, model.config, model.weights),
       pool_(pool),
-      running_(expect(original, true)),
-      retrieving_(expect(original, false)) {}
+      running_(expect(text.running, 0, original)),
+      retrieving_(expect(text.retrieving, text.running.size(), original)) {}
 
 Divergence ProbeComparison::of(const RowStore& rows) {
-  return {.running = mean_kl(running_, rows, true),
-          .retrieving = mean_kl(retrieving_, rows, false)};
+  return {.running = mean_kl(running_, rows), .retrieving = mean_kl(retrieving_, rows)};
 }
 
-void ProbeComparison::each(const RowStore& rows, bool running,
+void ProbeComparison::each(const Expected& expected, const RowStore& rows,
                            const std::function<void(std::span<const float>)>& take) {
-  std::size_t index = running ? 0 : text_.running.size();
-  for (const Probe& probe : probes_of(text_, running)) {
+  std::size_t index = expected.first;
+  for (const Probe& probe : expected.probes) {
     for (const RowRange& range : probe.rows) head_.logits(rows.of(index), range, take);
     ++index;
   }
 }
 
-ProbeComparison::Expected ProbeComparison::expect(const RowStore& rows, bool running) {
-  const std::int64_t count = rows_of(text_, running);
-  Expected expected{.logits = {},
+ProbeComparison::Expected ProbeComparison::expect(std::span<const Probe> probes, std::size_t first,
+                                                  const RowStore& original) {
+  const std::int64_t count = rows_of(probes);
+  Expected expected{.probes = probes,
+                    .first = first,
+                    .logits = {},
                     .highest = std::vector<float>(static_cast<std::size_t>(count)),
                     .sum = std::vector<double>(static_cast<std::size_t>(count))};
   expected.logits.reserve(static_cast<std::size_t>(count * vocabulary_));
-  each(rows, running, [&](std::span<const float> some) {
+  each(expected, original, [&](std::span<const float> some) {
     expected.logits.insert(expected.logits.end(), some.begin(), some.end());
   });
   const auto vocabulary = static_cast<std::size_t>(vocabulary_);
@@ -278,11 +271,11 @@ ProbeComparison::Expected ProbeComparison::expect(const RowStore& rows, bool run
 // With p the original's probabilities and a, b the logits less their highest: the sum of p (a - b),
 // less what the logarithms of both sums of powers differ by. Those are f64; p may be f32, since a
 // and b differ by little wherever the result is small.
-double ProbeComparison::mean_kl(const Expected& expected, const RowStore& rows, bool running) {
+double ProbeComparison::mean_kl(const Expected& expected, const RowStore& rows) {
   const auto vocabulary = static_cast<std::size_t>(vocabulary_);
   std::vector<double> divergence(expected.sum.size());
   std::size_t first = 0;
-  each(rows, running, [&](std::span<const float> some) {
+  each(expected, rows, [&](std::span<const float> some) {
     pool_.for_each(std::ssize(some) / vocabulary_, [&](std::int64_t i, int) {
       const auto row = first + static_cast<std::size_t>(i);
       const float* const a = expected.logits.data() + row * vocabulary;

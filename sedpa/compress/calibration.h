@@ -171,17 +171,20 @@ class ProbeComparison {
  private:
   /// What the original says of the rows of one kind of probe.
   struct Expected {
+    std::span<const Probe> probes;
+    std::size_t first = 0;       // of all probes, the first of these
     std::vector<float> logits;   // [rows, vocabulary]
     std::vector<float> highest;  // [rows], of the logits
     std::vector<double> sum;     // [rows], of e^(logit - highest)
   };
 
-  void each(const RowStore& rows, bool running,
+  /// The logits behind `rows`, of the rows that are compared.
+  void each(const Expected& expected, const RowStore& rows,
             const std::function<void(std::span<const float>)>& take);
-  [[nodiscard]] Expected expect(const RowStore& rows, bool running);
-  [[nodiscard]] double mean_kl(const Expected& expected, const RowStore& rows, bool running);
+  [[nodiscard]] Expected expect(std::span<const Probe> probes, std::size_t first,
+                                const RowStore& original);
+  [[nodiscard]] double mean_kl(const Expected& expected, const RowStore& rows);
 
-  const CalibrationText& text_;
   std::int64_t vocabulary_;
   OutputHead head_;
   ThreadPool& pool_;
