@@ -42,6 +42,35 @@ __device__ inline void wait_barrier(std::uint32_t at, int parity) {
       : "memory");
 }
 
+/// The same by a whole warp, whose lanes stay together.
+__device__ inline void wait_barrier_together(std::uint32_t at, int parity) {
+  std::uint32_t has_ended;
+  do {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        "selp.b32 %0, 1, 0, done;\n"
+        "}\n"
+        : "=r"(has_ended)
+        : "r"(at), "r"(parity)
+        : "memory");
+  } while (!__all_sync(~0u, has_ended != 0));
+}
+
+/// Whether this lane is the one of its warp that speaks for all.
+__device__ inline bool elected() {
+  std::uint32_t is;
+  asm volatile(
+      "{\n"
+      ".reg .pred is;\n"
+      "elect.sync _|is, 0xffffffff;\n"
+      "selp.b32 %0, 1, 0, is;\n"
+      "}\n"
+      : "=r"(is));
+  return is != 0;
+}
+
 // --- Bulk copies ------------------------------------------------------------------------------
 
 /// A box of a 3-dimensional tensor to shared memory; its bytes count for the barrier.

@@ -263,6 +263,8 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
   return squares;
 }
 
+/// What a product's threads do at each stage is little, so that what they do around it counts: a
+/// branch that is taken costs as much as 16 bytes of weights times x.
 template <Dtype kDtype>
 __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room& room,
                                           std::int32_t wanted, Place at) {
@@ -281,16 +283,18 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   const ProductSteps steps(phase);
   const auto outputs = static_cast<int>(job.outputs);
   const bool paired = job.up_rows != nullptr;
-  float* const warp_sums = room.sums();                    // [steps of a pass, streams, row_warps]
+  // [steps of a pass, streams, row_warps]: a warp's is at its own number.
+  float* const warp_sums = room.sums();
   std::int32_t* const step_outputs = room.step_outputs();  // first output of each
   // [threads], of the outputs that a thread finishes first in a pass: asked for as soon as it is
   // known which that is.
   float* const residuals = room.residuals();
-
-  // The thread's row in a stage, and from one step to the next.
-  const int row_pieces = static_cast<int>((job.cols + Own::kPieceCols - 1) / Own::kPieceCols);
-  const bool in_up = paired && stream >= steps.step_outputs;
-  const int row_at = in_up ? steps.stage_outputs + stream - steps.step_outputs : stream;
+  const StageShare share =
+      StageShare::make(steps.stages, phase.ctas, static_cast<int>(blockIdx.x) - phase.first_cta);
+  const int stage_steps = uniform(phase.stage_steps);
+  const int pass_stages = uniform(kProgramPassSteps / stage_steps);
+  // Stages that are not the last and hold the outputs that follow those of the stage before.
+  const int plain_stages = uniform(max(share.end - share.begin - 1, 0));
 
   Own own;
   own.clear();
@@ -301,18 +305,14 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
     if (lane == 0) room.squares()[warp] = squares;
   }
 
-  const int row_parts = phase.row_parts;
-  const int stage_steps = phase.stage_steps;
-  const int stages = room.p.stages;
-  const auto take = [&] { wait_barrier(room.stage_there(at.index), at.parity); };
-  const auto release = [&] {
-    __syncwarp();  // all lanes have read the stage
-    if (lane == 0) arrive(room.stage_read(at.index));
-    at.next(stages);
-  };
-  // A thread without a piece of its own takes the row's last one, times zeros: no branches.
+  // The thread's row in a stage.
+  const bool in_up = paired && stream >= steps.step_outputs;
+  const int row_at =
+      (in_up ? steps.stage_outputs + stream - steps.step_outputs : stream) * row_bytes;
+  // Its pieces of a row. A thread without a piece of its own takes the row's last one, times zeros:
+  // no branches.
+  const int row_pieces = static_cast<int>((job.cols + Own::kPieceCols - 1) / Own::kPieceCols);
   constexpr int kHalf = Own::kPieces / 2;
-  const bool both_halves = row_pieces > kHalf * row_threads;
   int index[Own::kPieces];
 #pragma unroll
   for (int p = 0; p < Own::kPieces; ++p) index[p] = min(member + p * row_threads, row_pieces - 1);
@@ -324,39 +324,66 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
     }
     return sum[0] + sum[1];
   };
-  const auto row_sum = [&](const std::byte* row) {
-    float sum = half_sum(0, row);
-    if (both_halves) sum += half_sum(1, row);
-    return sum;
-  };
-  /// Of a row in two stages.
-  const auto parted_row_sum = [&] {
-    const float sum = half_sum(0, room.stage(at.index));
-    release();
-    take();
-    return sum + half_sum(1, room.stage(at.index) - phase.part_bytes);
+
+  const int stages = room.p.stages;
+  Place next = at;
+  next.next(stages);
+  const auto take = [&] { wait_barrier_together(room.stage_there(at.index), at.parity); };
+  const auto release = [&] {
+    __syncwarp();  // all lanes have read the stage
+    if (lane == 0) arrive(room.stage_read(at.index));
+    at = next;
+    next.next(stages);
   };
 
-  // Sums of up to four steps are reduced over the warp together.
+  // Sums of four steps are reduced over the warp together.
   float sums[kGroupSteps] = {};
   int done = 0;  // steps of the pass
-  const auto reduce = [&](int last) {
-    const float sum = reduce_four(sums, lane);
-    const int step = last - kGroupSteps + 1 + (lane >> 3);
-    if ((lane & 7) == 0 && step < done) {
-      warp_sums[(step * steps.streams + stream) * row_warps + (member >> 5)] = sum;
-    }
-  };
   const auto push = [&](float sum) {
 #pragma unroll
     for (int r = 0; r + 1 < kGroupSteps; ++r) sums[r] = sums[r + 1];
     sums[kGroupSteps - 1] = sum;
+    ++done;
+  };
+  const auto reduce = [&] {
+    const float sum = reduce_four(sums, lane);
+    if ((lane & 7) == 0) warp_sums[(done - kGroupSteps + (lane >> 3)) * kWarps + warp] = sum;
+  };
+
+  // Outputs of the first `plain_steps` steps of a pass follow each other from `first_output` on; of
+  // the others those are in step_outputs that each begins with.
+  int plain_steps = 0;
+  int first_output = 0;
+  const auto begin_pass = [&](int stage) {
+    done = 0;
+    plain_steps = min(max(plain_stages - stage, 0), pass_stages) * stage_steps;
+    first_output = (share.begin + stage) * steps.stage_outputs;
+    if (job.residual != nullptr && thread < plain_steps * steps.step_outputs) {
+      copy_number(residuals + thread, job.residual + first_output + thread);
+    }
+  };
+  /// Takes note of a stage that says whose outputs it holds, and whether it is the last.
+  const auto note_outputs = [&] {
+    const int marked = room.output(at.index);
+    const bool last = marked < 0;
+    const int first = last ? ~marked : marked;
+    if (thread < stage_steps) {
+      step_outputs[done + thread] = first + thread * steps.step_outputs;
+    }
+    const int mine = thread - done * steps.step_outputs;
+    const int here = min(steps.stage_outputs, outputs - first);
+    if (job.residual != nullptr && mine >= 0 && mine < here) {
+      copy_number(residuals + thread, job.residual + first + mine);
+    }
+    return last;
   };
   const auto finish_pass = [&] {
+    const int all = done;
     if (done % kGroupSteps != 0) {
-      const int missing = kGroupSteps - done % kGroupSteps;
-      for (int i = 0; i < missing; ++i) push(0);
-      reduce(done + missing - 1);
+#pragma unroll 1
+      do push(0);
+      while (done % kGroupSteps != 0);
+      reduce();
     }
     copied_numbers();
     join();
@@ -372,69 +399,70 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
       factor =
           rsqrtf(__fdividef(total, static_cast<float>(static_cast<int>(job.cols))) + job.epsilon);
     }
-    const auto product = [&](int row) {
+    const auto product = [&](int step, int row) {
+      const float* const of = warp_sums + step * kWarps + row * row_warps;
+      float part[kWarps];
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) part[w] = w < row_warps ? of[w] : 0;
       float sum = 0;
-      for (int w = 0; w < row_warps; ++w) sum += warp_sums[row * row_warps + w];
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) sum += part[w];
       return sum * factor;
     };
-    for (int i = thread; i < done * steps.step_outputs; i += kProgramThreads) {
+    for (int i = thread; i < all * steps.step_outputs; i += kProgramThreads) {
       const int step = i >> steps.step_outputs_log2;
       const int row = i & (steps.step_outputs - 1);
-      const int output = step_outputs[step] + row;
+      const int output = step < plain_steps ? first_output + i : step_outputs[step] + row;
       if (output >= outputs) continue;
-      const int at_row = step * steps.streams + row;
       float residual = 0;
       if (job.residual != nullptr) {
         residual = i == thread ? residuals[thread] : __ldcg(job.residual + output);
       }
-      finish(job, output, product(at_row), paired ? product(at_row + steps.step_outputs) : 0.0f,
-             residual);
+      finish(job, output, product(step, row),
+             paired ? product(step, row + steps.step_outputs) : 0.0f, residual);
     }
   };
 
-  const auto record = [&](int output, float sum) {
-    if (thread == 0) step_outputs[done] = output;
-    push(sum);
-    if (++done % kGroupSteps == 0) reduce(done - 1);
-  };
-  bool last = false;
-  while (!last) {
-    take();
-    int first = room.output(at.index);
-    last = first < 0;
-    if (first == kNoOutput) {
-      release();
-      break;
-    }
-    if (last) first = ~first;
-    const int here = min(steps.stage_outputs, outputs - first);
-    if (done + stage_steps > kProgramPassSteps) {
-      finish_pass();
-      join();
-      done = 0;
-    }
-    const int mine = thread - done * steps.step_outputs;
-    if (job.residual != nullptr && mine >= 0 && mine < here) {
-      copy_number(residuals + thread, job.residual + first + mine);
-    }
-    if (row_parts > 1) {
-      if constexpr (!Own::kQuantized) record(first, parted_row_sum());
-    } else {
-      const std::byte* const rows = room.stage(at.index) + row_at * row_bytes;
-      int output = 0;
-      // Two steps at a time: neither waits for the other's sums.
-      for (; output + steps.step_outputs < here; output += 2 * steps.step_outputs) {
-        const int second = output + steps.step_outputs;
-        const float sum = row_sum(rows + output * row_bytes);
-        const float second_sum = row_sum(rows + second * row_bytes);
-        record(first + output, sum);
-        record(first + second, second_sum);
+  const int step_bytes = steps.step_outputs * row_bytes;
+  // row_sum(row) begins with the stage that has been taken, and ends with one.
+  const auto run = [&](const auto& row_sum) {
+    int stage = 0;
+    bool last = false;
+    while (!last) {
+      begin_pass(stage);
+      for (int end = stage + pass_stages; stage < end; ++stage) {
+        take();
+        if (stage >= plain_stages) {
+          last = __any_sync(~0u, note_outputs());
+          if (last) end = stage + 1;
+        }
+        const std::byte* row = room.stage(at.index) + row_at;
+        int left = stage_steps;
+        do {
+          push(row_sum(row));
+          row += step_bytes;
+          if (done % kGroupSteps == 0) reduce();
+        } while (--left > 0);
+        release();
       }
-      if (output < here) record(first + output, row_sum(rows + output * row_bytes));
+      finish_pass();
+      if (!last) join();
     }
-    release();
+  };
+  if (phase.row_parts > 1) {
+    if constexpr (!Own::kQuantized) {
+      run([&](const std::byte* row) {
+        const float sum = half_sum(0, row);
+        release();
+        take();
+        return sum + half_sum(1, room.stage(at.index) - phase.part_bytes);
+      });
+    }
+  } else if (row_pieces > kHalf * row_threads) {
+    run([&](const std::byte* row) { return half_sum(0, row) + half_sum(1, row); });
+  } else {
+    run([&](const std::byte* row) { return half_sum(0, row); });
   }
-  finish_pass();
   return at;
 }
 

@@ -8,12 +8,12 @@
 
 namespace sedpa::cuda::program {
 
-inline constexpr int kWarps = kProgramThreads / 32;     // that compute
-inline constexpr int kThreads = kProgramThreads + 128;  // and a warpgroup: one of it asks for bytes
-inline constexpr int kPhaseSlots = 8;                   // phases' descriptions at hand
-inline constexpr int kAlignment = 1024;                 // of boxes, swizzled by 128 bytes
-inline constexpr int kXFloats = 4096;                   // of x, that are handed out at a time
-inline constexpr int kNoOutput = -0x7fffffff - 1;       // instead of a stage's first output
+inline constexpr int kWarps = kProgramThreads / 32;  // that compute
+inline constexpr int kThreads =
+    kProgramThreads + 128;               // and a warpgroup: a warp of it asks for bytes
+inline constexpr int kPhaseSlots = 8;    // phases' descriptions at hand
+inline constexpr int kAlignment = 1024;  // of boxes, swizzled by 128 bytes
+inline constexpr int kXFloats = 4096;    // of x, that are handed out at a time
 
 constexpr int padded(std::size_t bytes) { return static_cast<int>((bytes + 127) / 128 * 128); }
 
@@ -90,7 +90,7 @@ struct Room {
                                                   slot * padded(sizeof(ProgramPhase)));
   }
   /// The first output of what a stage of a product holds; ~ of it in the CTA's last stage of the
-  /// product, kNoOutput where it has none.
+  /// product. Past all outputs where the CTA has none: one stage that holds nothing.
   __device__ std::int32_t& output(int i) const {
     return reinterpret_cast<std::int32_t*>(at + offsets.outputs)[i];
   }
@@ -164,6 +164,14 @@ __device__ inline int own_thread() {
   auto thread = static_cast<int>(threadIdx.x);
   asm volatile("" : "+r"(thread));
   return thread;
+}
+
+/// A number that all lanes have, so that the compiler knows it: branches that depend on it need not
+/// bring lanes together again.
+__device__ inline int uniform(int number) { return __shfl_sync(~0u, number, 0); }
+template <class T>
+__device__ T* uniform(T* pointer) {
+  return reinterpret_cast<T*>(__shfl_sync(~0u, reinterpret_cast<unsigned long long>(pointer), 0));
 }
 
 /// Meets the other threads that compute.

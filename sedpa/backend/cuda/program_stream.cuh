@@ -1,5 +1,5 @@
 #pragma once
-// The thread that asks for bytes: phase after phase, as fast as places of the ring become free.
+// The warp that asks for bytes: phase after phase, as fast as places of the ring become free.
 #include <cstdint>
 
 #include "sedpa/backend/cuda/program_room.cuh"
@@ -14,61 +14,71 @@ __device__ inline void wait_for_stage(const Room& room, const Place& at, int ahe
   const Place older = at.before(ahead, room.p.stages);
   wait_barrier(room.stage_there(older.index), older.parity);
 }
-__device__ inline void wait_for_stage(const Room& room, const Place& at) {
-  wait_for_stage(room, at, room.p.ahead);
-}
 
 /// A CTA's stages of a product (StageShare), the last of them marked.
-__device__ inline Place stream_weights(const ProductPhase& phase, const Room& room, Place at) {
+__device__ inline Place stream_weights(const ProductPhase& phase, const Room& room, bool leads,
+                                       Place at) {
   const GemvJob& job = phase.job;
   const ProductSteps steps(phase);
-  const int row_bytes = static_cast<int>(phase.layout.bytes);
+  const int stage_outputs = uniform(steps.stage_outputs);
+  const int stage_bytes = uniform(steps.stage_outputs * static_cast<int>(phase.layout.bytes));
+  const int end_stage = uniform(steps.stages);
+  const int end_bytes =  // of the last of all stages
+      uniform((static_cast<int>(job.outputs) - (steps.stages - 1) * steps.stage_outputs) *
+              static_cast<int>(phase.layout.bytes));
+  const int part_bytes = uniform(phase.part_bytes);
+  const std::byte* const rows = uniform(job.rows);
+  const std::byte* const up_rows = uniform(job.up_rows);
+  const int stages = room.p.stages;
   const auto copy_stage = [&](int stage, bool last) {
-    const int first = stage * steps.stage_outputs;
-    const int left = static_cast<int>(job.outputs) - first;
-    const int bytes = min(steps.stage_outputs, left) * row_bytes;
-    const std::int64_t offset = std::int64_t{first} * row_bytes;
-    for (int done = 0; done < bytes; done += phase.part_bytes) {
-      const int part = min(phase.part_bytes, bytes - done);
-      const std::uint32_t to = shared_address(room.stage(at.index));
-      const bool paired = job.up_rows != nullptr;
-      wait_for_stage(room, at);
-      room.output(at.index) = last ? ~first : first;
-      const std::uint32_t there = room.stage_there(at.index);
-      arrive_expecting(there, paired ? 2 * part : part);
-      copy_bulk(to, job.rows + offset + done, part, there);
-      if (paired) {
-        copy_bulk(to + steps.stage_outputs * row_bytes, job.up_rows + offset, part, there);
+    const std::int64_t offset = std::int64_t{stage} * stage_bytes;
+    const int first = stage * stage_outputs;
+    const int bytes = stage + 1 < end_stage ? stage_bytes : end_bytes;
+    for (int done = 0; done < bytes; done += part_bytes) {
+      const int part = min(part_bytes, bytes - done);
+      wait_for_stage(room, at, room.p.ahead);
+      if (leads) {
+        const std::uint32_t there = room.stage_there(at.index);
+        const std::uint32_t to = shared_address(room.stage(at.index));
+        room.output(at.index) = last ? ~first : first;
+        arrive_expecting(there, up_rows != nullptr ? 2 * part : part);
+        copy_bulk(to, rows + offset + done, part, there);
+        if (up_rows != nullptr) copy_bulk(to + stage_bytes, up_rows + offset, part, there);
       }
-      at.next(room.p.stages);
+      at.next(stages);
     }
   };
-  const StageShare share =
-      StageShare::make(steps.stages, phase.ctas, static_cast<int>(blockIdx.x) - phase.first_cta);
-  // Numbers are drawn before they are needed: it takes a while.
-  int drawn[3] = {steps.stages, steps.stages, steps.stages};
-  if (share.given < steps.stages) {
-#pragma unroll
-    for (int& number : drawn) number = atomicAdd(phase.drawn, 1);
-  }
-  if (share.begin == share.end) {
-    wait_for_stage(room, at);
-    room.output(at.index) = kNoOutput;
-    arrive(room.stage_there(at.index));
-    at.next(room.p.stages);
+  const int cta = static_cast<int>(blockIdx.x) - phase.first_cta;
+  const StageShare share = StageShare::make(steps.stages, phase.ctas, cta);
+  if (share.begin == share.end) {  // nothing, in as many stages as a row takes
+    for (int part = 0; part < phase.row_parts; ++part) {
+      wait_for_stage(room, at, room.p.ahead);
+      if (leads) {
+        room.output(at.index) = ~static_cast<int>(job.outputs);
+        arrive(room.stage_there(at.index));
+      }
+      at.next(stages);
+    }
     return at;
   }
-  int stage = share.begin;
-  for (; stage + 1 < share.end; ++stage) copy_stage(stage, false);
+  // Numbers are drawn before they are needed: it takes a while.
+  std::int32_t* const counter = share.given < steps.stages ? phase.drawn : nullptr;
+  const auto draw = [&] {
+    return counter != nullptr && threadIdx.x % 32 == 0 ? atomicAdd(counter, 1) : end_stage;
+  };
+  int drawn[3] = {draw(), draw(), draw()};
+  const int given = uniform(share.given);
+  int stage = uniform(share.begin);
+  for (const int end = uniform(share.end); stage + 1 < end; ++stage) copy_stage(stage, false);
   while (true) {
-    const int following = share.given + drawn[0];
-    const bool last = following >= steps.stages;
+    const int following = given + uniform(drawn[0]);
+    const bool last = following >= end_stage;
     copy_stage(stage, last);
     if (last) return at;
     stage = following;
     drawn[0] = drawn[1];
     drawn[1] = drawn[2];
-    drawn[2] = atomicAdd(phase.drawn, 1);
+    drawn[2] = draw();
   }
 }
 
@@ -101,60 +111,73 @@ struct RawRows {
   }
 };
 
-/// What does not change from tile to tile is in shared memory: this thread has few registers.
+/// What does not change from tile to tile is in shared memory: these threads have few registers.
 __device__ inline Place stream_keys(const AttentionPhase& phase, const AttentionShare& share,
-                                    const Room& room, Place at) {
+                                    const Room& room, bool leads, Place at) {
   const AttentionParams& p = phase.params;
-  const DecodeSplit::Piece& piece = share.piece;
   if (share.parts == 0) return at;
-  const int keys = program_tile_keys(p.tile_dim);
-  const std::int32_t* const positions =
-      p.classes[piece.head_class].full ? nullptr : p.state.positions[piece.head_class];
-  const CUtensorMap* const maps = phase.maps + 2 * piece.head_class;
-  const std::int32_t past = p.dtype == KvDtype::q8 ? __ldcg(p.state.past) : 0;
-  for (int unit = piece.first_unit; unit < piece.first_unit + piece.units; ++unit) {
-    const int head = unit / phase.room.row_blocks;
-    for (int tile = piece.first_tile; tile < piece.end_tile; ++tile) {
+  const int keys = uniform(program_tile_keys(p.tile_dim));
+  const int head_class = uniform(share.piece.head_class);
+  const ClassParams& of = p.classes[head_class];
+  const std::int32_t* const positions = uniform(of.full ? nullptr : p.state.positions[head_class]);
+  const CUtensorMap* const maps = uniform(phase.maps + 2 * head_class);
+  const bool blocks = uniform(p.dtype == KvDtype::q8) != 0;
+  const std::int32_t past = blocks ? __ldcg(p.state.past) : 0;
+  const int position_bytes = positions != nullptr ? 4 * keys : 0;
+  const int tile_bytes = uniform(share.tile_bytes) + position_bytes;
+  const int ahead = uniform(share.ahead);
+  const int stages = room.p.stages;
+  const int first_unit = uniform(share.piece.first_unit);
+  const int end_unit = uniform(share.piece.first_unit + share.piece.units);
+  const int first_tile = uniform(share.piece.first_tile);
+  const int end_tile = uniform(share.piece.end_tile);
+  for (int unit = first_unit; unit < end_unit; ++unit) {
+    const int head = uniform(unit / phase.room.row_blocks);
+    for (int tile = first_tile; tile < end_tile; ++tile) {
       const int first = tile * keys;
-      wait_for_stage(room, at, share.ahead);
-      const std::uint32_t there = room.stage_there(at.index);
-      const std::uint32_t to = shared_address(room.stage(at.index));
-      const int position_bytes = positions != nullptr ? 4 * keys : 0;
-      if (p.dtype == KvDtype::q8) {
-        // Rows that nothing has been stored in are left out, but there is always one to wait for.
-        const ClassParams& of = p.classes[piece.head_class];
-        const int count = max(1, min(keys, used_slots(of, past) - first));
-        const std::int64_t row = head * of.capacity + first;
-        const RawRows key(of.keys, of.key_row_bytes, row, count);
-        const RawRows value(of.values, of.value_row_bytes, row, count);
-        arrive_expecting(there, key.bytes + value.bytes + position_bytes);
-        copy_bulk(to, key.begin, key.bytes, there);
-        copy_bulk(to + kProgramTileBytes, value.begin, value.bytes, there);
-      } else {
-        arrive_expecting(there, share.tile_bytes + position_bytes);
-        copy_rows(to, maps, first, head, there);
-        copy_rows(to + kProgramTileBytes, maps + 1, first, head, there);
+      wait_for_stage(room, at, ahead);
+      if (leads) {
+        const std::uint32_t there = room.stage_there(at.index);
+        const std::uint32_t to = shared_address(room.stage(at.index));
+        if (blocks) {
+          // Rows that nothing has been stored in are left out, but there is always one to wait for.
+          const int count = max(1, min(keys, used_slots(of, past) - first));
+          const std::int64_t row = head * of.capacity + first;
+          const RawRows key(of.keys, of.key_row_bytes, row, count);
+          const RawRows value(of.values, of.value_row_bytes, row, count);
+          arrive_expecting(there, key.bytes + value.bytes + position_bytes);
+          copy_bulk(to, key.begin, key.bytes, there);
+          copy_bulk(to + kProgramTileBytes, value.begin, value.bytes, there);
+        } else {
+          arrive_expecting(there, tile_bytes);
+          copy_rows(to, maps, first, head, there);
+          copy_rows(to + kProgramTileBytes, maps + 1, first, head, there);
+        }
+        // Step state is padded to whole tiles.
+        if (positions != nullptr) {
+          copy_bulk(shared_address(room.positions(at.index)), positions + first, 4 * keys, there);
+        }
       }
-      // Step state is padded to whole tiles.
-      if (positions != nullptr) {
-        copy_bulk(shared_address(room.positions(at.index)), positions + first, 4 * keys, there);
-      }
-      at.next(room.p.stages);
+      at.next(stages);
     }
   }
   return at;
 }
 
-/// One thread.
+/// One warp. Its lanes go side by side, and one, which leads, speaks for all: the compiler then
+/// knows addresses that all lanes share, as copies want them.
 __device__ inline void stream(const Room& room) {
   const ProgramParams& p = room.p;
+  const bool leads = elected();
   const auto fetch = [&](int i) {
     const int slot = i % kPhaseSlots;
     const int parity = i / kPhaseSlots % 2;
     wait_barrier(room.phase_read(slot), parity ^ 1);
-    arrive_expecting(room.phase_there(slot), sizeof(ProgramPhase));
-    copy_bulk(shared_address(&room.phase(slot)), p.phases + i, sizeof(ProgramPhase),
-              room.phase_there(slot));
+    if (leads) {
+      arrive_expecting(room.phase_there(slot), sizeof(ProgramPhase));
+      copy_bulk(shared_address(&room.phase(slot)), p.phases + i, sizeof(ProgramPhase),
+                room.phase_there(slot));
+    }
   };
   Place at;
   fetch(0);
@@ -163,10 +186,13 @@ __device__ inline void stream(const Room& room) {
     const int slot = i % kPhaseSlots;
     wait_barrier(room.phase_there(slot), i / kPhaseSlots % 2);
     const ProgramPhase& phase = room.phase(slot);
-    if (phase.attends()) room.share(slot) = share_of(phase.attention, p);
-    arrive(room.phase_ready(slot));
-    at = phase.attends() ? stream_keys(phase.attention, room.share(slot), room, at)
-                         : stream_weights(own_product(phase), room, at);
+    if (leads) {
+      if (phase.attends()) room.share(slot) = share_of(phase.attention, p);
+      arrive(room.phase_ready(slot));
+    }
+    __syncwarp();
+    at = phase.attends() ? stream_keys(phase.attention, room.share(slot), room, leads, at)
+                         : stream_weights(own_product(phase), room, leads, at);
   }
 }
 
