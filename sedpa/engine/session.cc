@@ -101,7 +101,9 @@ void Session::remember(std::span<const std::int32_t> tokens) {
 void Session::pass(std::span<const std::int32_t> chunk, std::int64_t logit_rows) {
   engine_.reserve_for(*this);
   Ops& ops = engine_.ops();
-  const StepKey key{.tokens = static_cast<std::int64_t>(chunk.size()), .logit_rows = logit_rows};
+  const StepKey key{.tokens = static_cast<std::int64_t>(chunk.size()),
+                    .logit_rows = logit_rows,
+                    .owner = observer_ ? 0 : id_};
   ops.begin_step({.tokens = chunk, .past = length()}, cache_);
   ops.run(key, [&] { forward(ops, engine_.model(), cache_, activations_, key, observer_); });
   cache_.advance(key.tokens);

@@ -95,8 +95,9 @@ class Ops {
   /// lists, and where commit will store. `cache` is at length step.past; it must outlive the step.
   virtual void begin_step(const Step& step, const KvCache& cache) = 0;
   /// Runs the operations that `body` asks for. A backend may record them once for a key and replay
-  /// them later, and may join neighbours: rows that one operation writes for the next one alone
-  /// then need not be in memory afterwards. Whoever reads in the middle of a pass finds them all.
+  /// them later, without asking `body` where the key has an owner, and may join neighbours: rows
+  /// that one operation writes for the next one alone then need not be in memory afterwards.
+  /// Whoever reads in the middle of a pass finds them all.
   virtual void run(const StepKey& key, const std::function<void()>& body) = 0;
 
   // --- Operations ---------------------------------------------------------------------------

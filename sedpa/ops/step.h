@@ -88,6 +88,9 @@ struct Step {
 struct StepKey {
   std::int64_t tokens = 0;
   std::int64_t logit_rows = 0;  // the last rows of the chunk that get logits
+  /// Who says that all its passes of one key run the same operations on the same memory, so that
+  /// they need not be asked for again; unlike all others while a backend lives. 0: nobody.
+  std::uint64_t owner = 0;
 
   friend bool operator==(const StepKey&, const StepKey&) = default;
 };

@@ -215,6 +215,10 @@ class CudaOps final : public Ops {
   }
 
   void run(const StepKey& key, const std::function<void()>& body) override {
+    if (const auto known = find(key); key.owner != 0 && known != recordings_.end()) {
+      check(cudaGraphLaunch(known->graph, stream_.get()));
+      return;
+    }
     ops_.clear();
     recording_ = true;
     flushed_ = false;
@@ -302,9 +306,13 @@ class CudaOps final : public Ops {
   void perform(const MlpJob& job) { linear_.run(job); }
   void perform(const AttentionJob& job) { attention_.run(job); }
 
+  std::vector<Recording>::iterator find(const StepKey& key) {
+    return std::find_if(recordings_.begin(), recordings_.end(),
+                        [&](const Recording& r) { return r.key == key; });
+  }
+
   void replay(const StepKey& key) {
-    auto found = std::find_if(recordings_.begin(), recordings_.end(),
-                              [&](const Recording& r) { return r.key == key; });
+    auto found = find(key);
     if (found == recordings_.end() || found->ops != ops_) {
       if (found != recordings_.end()) recordings_.erase(found);
       if (recordings_.size() == kMostRecordings) recordings_.erase(recordings_.begin());
