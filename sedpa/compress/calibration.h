@@ -161,6 +161,7 @@ struct Divergence {
 class ProbeComparison {
  public:
   /// `original`: the original model's rows; they are not needed any more afterwards.
+  /// `text` has to outlive this.
   ProbeComparison(Ops& ops, const ModelView& model, const CalibrationText& text,
                   const RowStore& original, ThreadPool& pool);
   /// KL(original || found), natural logarithm, the mean over each kind's rows; 0 of no rows.

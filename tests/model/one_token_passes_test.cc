@@ -2,56 +2,36 @@
 // observer that comes later.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "sedpa/engine/engine.h"
-#include "sedpa/engine/session.h"
-#include "sedpa/model/random_model.h"
 #include "tests/support/devices.h"
+#include "tests/support/random_tokens.h"
+#include "tests/support/shape_engine.h"
 
 namespace sedpa {
 namespace {
 
 class OneTokenPasses : public testing::TestWithParam<std::string> {
  protected:
-  static constexpr std::int32_t kIds = 301;
   static constexpr int kTokens = 24;
 
-  OneTokenPasses() {
-    NamedShape shape = parse_shape("smollm2-135m-layer2:bf16");
-    shape.config.vocab_size = kIds;
-    EngineOptions options;
-    options.device = GetParam();
-    options.threads = 2;
-    engine_ =
-        std::make_unique<Engine>(options, shape.config, std::make_unique<RandomWeights>(shape));
-    engine_->load();
-  }
-
   Session session() {
-    SessionOptions options;
-    options.context = kTokens;
-    options.heads = engine_->full_plan();
-    options.heads.classes[kStreaming] = HeadClass::window(2, 0, 9);
-    for (LayerHeads& layer : options.heads.layers) layer.retrieval = 2;
-    options.kv = KvDtype::f16;
-    options.chunk = 4;
-    return Session(*engine_, options);
+    return Session(*engine_, test::streaming_options(*engine_, kTokens, /*chunk=*/4));
   }
-  static std::int32_t token(int which, int i) { return (i * i * 7 + 3 * i + 97 * which) % kIds; }
-  static std::vector<float> read(Session& session, int which, int begin, int end) {
+  /// Logits behind tokens [begin, end) of one of the texts, each read alone.
+  std::vector<float> read(Session& session, int which, int begin, int end) const {
     for (int i = begin; i < end; ++i) {
-      const std::int32_t id = token(which, i);
-      session.feed(std::span(&id, 1));
+      session.feed(std::span(texts_[which]).subspan(static_cast<std::size_t>(i), 1));
     }
     const auto logits = session.logits();
     return {logits.begin(), logits.end()};
   }
 
-  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Engine> engine_ = test::shape_engine("smollm2-135m-layer2:bf16", GetParam());
+  std::vector<std::int32_t> texts_[2] = {test::random_tokens(kTokens, test::kShapeVocabulary, 1),
+                                         test::random_tokens(kTokens, test::kShapeVocabulary, 2)};
 };
 
 TEST_P(OneTokenPasses, OfSessionsInTurnsAreEachItsOwn) {
@@ -85,13 +65,7 @@ TEST_P(OneTokenPasses, AreSeenByWhoComesLater) {
   const std::vector<float> logits = read(seen, 0, 11, kTokens);
   EXPECT_EQ(layers.size(), 6u);
   // Operations that are seen are not joined: on a GPU their sums are rounded elsewhere.
-  double error = 0;
-  double size = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    error += std::pow(double{logits[i]} - double{expected[i]}, 2);
-    size += std::pow(double{expected[i]}, 2);
-  }
-  EXPECT_LE(std::sqrt(error / size), 0.02);
+  EXPECT_LE(test::relative_error(logits, expected), 0.02);
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, OneTokenPasses, testing::ValuesIn(test::devices()),

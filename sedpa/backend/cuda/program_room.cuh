@@ -8,12 +8,11 @@
 
 namespace sedpa::cuda::program {
 
-inline constexpr int kWarps = kProgramThreads / 32;  // that compute
-inline constexpr int kThreads =
-    kProgramThreads + 128;               // and a warpgroup: a warp of it asks for bytes
-inline constexpr int kPhaseSlots = 8;    // phases' descriptions at hand
-inline constexpr int kAlignment = 1024;  // of boxes, swizzled by 128 bytes
-inline constexpr int kXFloats = 4096;    // of x, that are handed out at a time
+inline constexpr int kWarps = kProgramThreads / 32;     // that compute
+inline constexpr int kThreads = kProgramThreads + 128;  // and a warpgroup: a warp asks for bytes
+inline constexpr int kPhaseSlots = 8;                   // phases' descriptions at hand
+inline constexpr int kAlignment = 1024;                 // of boxes, swizzled by 128 bytes
+inline constexpr int kXFloats = 4096;                   // of x, that are handed out at a time
 
 constexpr int padded(std::size_t bytes) { return static_cast<int>((bytes + 127) / 128 * 128); }
 
@@ -90,7 +89,7 @@ struct Room {
                                                   slot * padded(sizeof(ProgramPhase)));
   }
   /// The first output of what a stage of a product holds; ~ of it in the CTA's last stage of the
-  /// product. Past all outputs where the CTA has none: one stage that holds nothing.
+  /// product. Past all outputs where the CTA has none: as many stages as a row takes, with nothing.
   __device__ std::int32_t& output(int i) const {
     return reinterpret_cast<std::int32_t*>(at + offsets.outputs)[i];
   }
