@@ -33,6 +33,26 @@ __device__ void copy_raw(std::uint32_t to, const std::byte* base, std::int64_t f
   }
 }
 
+/// Where `deliver` puts a unit's numbers.
+struct ToMemory {
+  float* out;   // of the unit
+  float* part;  // of the block: max [rows], sum [rows], out [rows, dim]
+  int rows;
+  int dim;
+
+  __device__ void result(int column, const float2& numbers) const {
+    out[column] = numbers.x;
+    out[column + 1] = numbers.y;
+  }
+  __device__ void part_of(int row, int d, float max, float sum, const float2& numbers) const {
+    if (d == 0) {
+      part[row] = max;
+      part[rows + row] = sum;
+    }
+    *reinterpret_cast<float2*>(part + 2 * rows + row * dim + d) = numbers;
+  }
+};
+
 /// 16 rows of raw bytes to a tile of T; rows from `valid` on and numbers from `dim` on become
 /// zeros.
 template <class T, int kDim>
@@ -173,7 +193,9 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
   int use = 0;      // its stage
   for (int u = 0; u < piece.units; ++u) {
     const DecodeUnit unit(p, room.row_blocks, piece.head_class, piece.first_unit + u);
-    prepare_unit<T, kDim>(p, unit, has_own, past, warps, rows, merge_room);
+    prepare_unit<T, kDim>(
+        p, unit, has_own, past, warps, rows, merge_room,
+        [&](const HeadVector& vector, RowKind, float* to) { prepare_row(p, vector, 0, kDim, to); });
     std::uint32_t queries[kDim / 16][4];
     rows.load(queries);
 
@@ -216,7 +238,11 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
     if (has_own && tile == stop) attend_to_own<T, kDim>(queries, rows, state);
     state.close();
     const int parts = split.parts[piece.head_class];
-    deliver<kDim>(p, room, unit, parts, state, warps, merge_room);
+    const ToMemory to{.out = p.out + p.out_column(unit.kv_head, unit.first_row),
+                      .part = room.parts + blockIdx.x * room.part_floats,
+                      .rows = unit.rows,
+                      .dim = kDim};
+    deliver<kDim>(p, unit, parts, state, warps, merge_room, to);
     if (parts > 1) merge_if_last<kDim>(p, room, unit, piece.part, parts, warps, last_to_arrive);
   }
 }

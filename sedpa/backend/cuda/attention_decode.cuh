@@ -120,7 +120,7 @@ __device__ void merge_parts(const DecodeRoom& room, std::int64_t first, int part
                             int threads, int dim, float* out) {
   constexpr int kAtOnce = 16;
   const float* const from = room.parts + first * room.part_floats;
-  for (int i = 2 * static_cast<int>(threadIdx.x); i < rows * kDim; i += 2 * threads) {
+  for (int i = 2 * own_thread(); i < rows * kDim; i += 2 * threads) {
     const int row = i / kDim;
     const int d = i % kDim;
     if (d >= dim) continue;
@@ -216,26 +216,30 @@ struct DecodeRows {
         own_value(at + kDecodeRows * kPitch + 2 * kDim) {}
   /// The queries as the tensor cores take them. By a warp.
   __device__ void load(std::uint32_t (&to)[kDim / 16][4]) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int lane = own_thread() % 32;
     const std::uint32_t row = shared_address(queries) + lane % 16 * kPitch + lane / 16 * 16;
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k) load_matrices(row + 32 * k, to[k]);
   }
   __device__ void clear(int threads) {
-    for (int i = static_cast<int>(threadIdx.x); i < kBytes / 16; i += threads) {
+    for (int i = own_thread(); i < kBytes / 16; i += threads) {
       reinterpret_cast<uint4*>(queries)[i] = make_uint4(0, 0, 0, 0);
     }
   }
 };
 
+enum class RowKind { query, key, value };
+
 /// A unit's queries, normed, rotated and scaled; `own`: the new key and value too, which go to the
-/// cache as well. row_room: f32 [warps, kDim]. Begins and ends with a barrier.
-template <class T, int kDim>
+/// cache as well. row_room: f32 [warps, kDim]. prepare(vector, kind, room): brings a vector there.
+/// Begins and ends with a barrier.
+template <class T, int kDim, class Prepare>
 __device__ void prepare_unit(const AttentionParams& p, const DecodeUnit& unit, bool own,
                              std::int32_t past, int warps, const DecodeRows<kDim>& to,
-                             float* row_room) {
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+                             float* row_room, const Prepare& prepare) {
+  const int thread = own_thread();
+  const int warp = thread / 32;
+  const int lane = thread % 32;
   const ClassParams& of = p.classes[unit.which];
   float* const room = row_room + warp * kDim;
   named_wait(kDecodeBarrier, 32 * warps);
@@ -245,7 +249,7 @@ __device__ void prepare_unit(const AttentionParams& p, const DecodeUnit& unit, b
     const HeadVector vector = key     ? HeadVector::key(p, unit.kv_head)
                               : value ? HeadVector::value(p, unit.kv_head)
                                       : HeadVector::query(p, unit.kv_head, unit.first_row + task);
-    prepare_row(p, vector, 0, kDim, room);
+    prepare(vector, key ? RowKind::key : value ? RowKind::value : RowKind::query, room);
     T* row = reinterpret_cast<T*>(to.queries + task * DecodeRows<kDim>::kPitch);
     if (key || value) {
       std::byte* stored = nullptr;
@@ -269,7 +273,7 @@ __device__ void prepare_unit(const AttentionParams& p, const DecodeUnit& unit, b
 /// sees, and so does this one. positions: of the tile's keys.
 __device__ inline void see_columns(const ClassParams& of, int valid, const std::int32_t* positions,
                                    bool (&visible)[4]) {
-  const int column = static_cast<int>(threadIdx.x) % 4 * 2;
+  const int column = own_thread() % 4 * 2;
 #pragma unroll
   for (int i = 0; i < 4; ++i) visible[i] = column + i / 2 * 8 + i % 2 < valid;
   if (of.full) return;
@@ -281,44 +285,44 @@ __device__ inline void see_columns(const ClassParams& of, int valid, const std::
 template <class T, int kDim>
 __device__ void attend_to_own(const std::uint32_t (&queries)[kDim / 16][4],
                               const DecodeRows<kDim>& rows, RowState<kDim>& state) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane = own_thread() % 32;
   // All 16 rows are the one row; one of them counts.
   const bool visible[4] = {lane % 4 == 0, false, false, false};
   step<T, kDim>(queries, PaddedRows{shared_address(rows.own_key) + lane / 8 % 2 * 16},
                 PaddedRows{shared_address(rows.own_value) + lane / 16 * 16}, visible, state);
 }
 
-/// The warps' states of a unit become one, which goes to the result, or, when other pieces have
-/// parts of the unit too, beside theirs. By all warps. states: f32 [warps, rows, kDim + 2] in
-/// shared memory.
-template <int kDim>
-__device__ void deliver(const AttentionParams& p, const DecodeRoom& room, const DecodeUnit& unit,
-                        int parts, const RowState<kDim>& state, int warps, float* states) {
+/// The warps' states of a unit become one: its result, or, when other pieces have parts of the unit
+/// too, a part. By all warps. states: f32 [warps, rows, kDim + 2] in shared memory.
+/// to.result(column, numbers): two of the result, from `column` of the unit's on.
+/// to.part_of(row, d, max, sum, numbers): two of a row of a part, from d on; its max and sum.
+template <int kDim, class To>
+__device__ void deliver(const AttentionParams& p, const DecodeUnit& unit, int parts,
+                        const RowState<kDim>& state, int warps, float* states, const To& to) {
   constexpr int kStride = kDim + 2;  // max, sum, out
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int thread = own_thread();
+  const int warp = thread / 32;
+  const int lane = thread % 32;
   const int rows = unit.rows;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = lane / 4 + 8 * r;
     if (row >= rows) continue;
-    float* const to = states + (warp * rows + row) * kStride;
+    float* const own = states + (warp * rows + row) * kStride;
     if (lane % 4 == 0) {
-      to[0] = state.max[r];
-      to[1] = state.sum[r];
+      own[0] = state.max[r];
+      own[1] = state.sum[r];
     }
 #pragma unroll
     for (int n = 0; n < kDim / 8; ++n) {
-      *reinterpret_cast<float2*>(to + 2 + 8 * n + lane % 4 * 2) =
+      *reinterpret_cast<float2*>(own + 2 + 8 * n + lane % 4 * 2) =
           make_float2(state.out[n][2 * r], state.out[n][2 * r + 1]);
     }
   }
   named_wait(kDecodeBarrier, 32 * warps);
 
   const int dim = p.value_dim(unit.kv_head);
-  float* const out = p.out + p.out_column(unit.kv_head, unit.first_row);
-  float* const mine = room.parts + blockIdx.x * room.part_floats;
-  for (int i = 2 * static_cast<int>(threadIdx.x); i < rows * kDim; i += 64 * warps) {
+  for (int i = 2 * own_thread(); i < rows * kDim; i += 64 * warps) {
     const int row = i / kDim;
     const int d = i % kDim;
     const float* const from = states + row * kStride;
@@ -335,14 +339,9 @@ __device__ void deliver(const AttentionParams& p, const DecodeRoom& room, const 
       result.y += weight * numbers.y;
     }
     if (parts > 1) {
-      if (d == 0) {
-        mine[row] = max;
-        mine[rows + row] = sum;
-      }
-      *reinterpret_cast<float2*>(mine + 2 * rows + i) = result;
+      to.part_of(row, d, max, sum, result);
     } else if (d < dim) {  // even, as d is
-      out[row * dim + d] = result.x / sum;
-      out[row * dim + d + 1] = result.y / sum;
+      to.result(row * dim + d, make_float2(result.x / sum, result.y / sum));
     }
   }
 }

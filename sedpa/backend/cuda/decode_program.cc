@@ -10,9 +10,8 @@
 namespace sedpa::cuda {
 namespace {
 
-constexpr std::size_t kMostPhases = 1024;  // of a pass
+constexpr std::size_t kMostPhases = std::size_t{1} << kProgramMostPhasesLog2;
 constexpr std::size_t kMapsAPhase = 2 * kHeadClasses;
-constexpr std::size_t kMostUnits = 16384;  // of a pass's attentions
 constexpr std::int32_t kWorkBytes = 16384;
 constexpr std::int32_t kStageAlignment = 1024;
 /// A stage holds at least so much: small rows come many at a time.
@@ -26,8 +25,8 @@ constexpr int kMapsAt = 0;
 constexpr std::size_t kPhasesAt = kMostPhases * kMapsAPhase * sizeof(CUtensorMap);
 constexpr std::size_t kMetAt = kPhasesAt + kMostPhases * sizeof(ProgramPhase);
 constexpr std::size_t kDrawnAt = kMetAt + kMostPhases * sizeof(std::int32_t);
-constexpr std::size_t kArrivedAt = kDrawnAt + kMostPhases * kProgramProducts * sizeof(std::int32_t);
-constexpr std::size_t kBytes = kArrivedAt + kMostUnits * sizeof(std::int32_t);
+constexpr std::size_t kPassAt = kDrawnAt + kMostPhases * kProgramProducts * sizeof(std::int32_t);
+constexpr std::size_t kBytes = kPassAt + sizeof(std::uint32_t);
 
 /// Whether stored rows are what the kernel takes: boxes as tiles of the tensor cores' steps want
 /// them, or codes of q8.
@@ -50,6 +49,13 @@ DecodeProgram::DecodeProgram(const DeviceTraits& device, cudaStream_t stream)
 
 bool DecodeProgram::room_for_one() const { return runs_ && phases_.size() < kMostPhases; }
 
+bool DecodeProgram::find(const float* from, std::int64_t count, std::int32_t& place) const {
+  if (from == nullptr) return true;
+  const std::optional<std::int32_t> found = exchange_.find(from, count);
+  if (found) place = *found;
+  return found.has_value();
+}
+
 bool DecodeProgram::add(std::span<const RowProduct> products) {
   if (!room_for_one() || products.empty() || products.size() > kProgramProducts) return false;
   ProgramPhase phase;
@@ -60,6 +66,14 @@ bool DecodeProgram::add(std::span<const RowProduct> products) {
     ProductPhase& added = phase.product[phase.products++];
     added = *planned;
     added.drawn = drawn + phases_.size() * kProgramProducts + phase.products - 1;
+    const GemvJob& job = product.job;
+    const bool found = find(job.x, job.cols, added.x_from) &&
+                       find(job.gate, job.outputs, added.gate_from) &&
+                       find(job.residual, job.outputs, added.residual_from);
+    if (!found) return false;
+  }
+  for (ProductPhase& product : phase.all_products()) {
+    product.out_to = exchange_.send(product.job.out, product.job.outputs);
   }
   share_ctas(phase.all_products(), device_.multiprocessors);
   phases_.push_back(phase);
@@ -69,16 +83,23 @@ bool DecodeProgram::add(std::span<const RowProduct> products) {
 
 bool DecodeProgram::add(const AttentionParams& params, const DecodeRoom& room) {
   if (!room_for_one() || !takes_rows(params)) return false;
-  const std::int32_t heads = params.classes[0].heads + params.classes[1].heads;
-  const auto units = static_cast<std::size_t>(heads * room.row_blocks);
-  if (units_ + units > kMostUnits) return false;
-  auto* const arrived = reinterpret_cast<std::int32_t*>(memory_.data() + kArrivedAt) + units_;
-  units_ += units;
   const int tile_dim = program_tile_dim(params.tile_dim);
   const std::size_t at = phases_.size() * kMapsAPhase;
   const auto* const maps = reinterpret_cast<const CUtensorMap*>(memory_.data() + kMapsAt);
-  AttentionPhase phase{params, room, maps + at, arrived};
+  AttentionPhase phase{.params = params,
+                       .row_blocks = room.row_blocks,
+                       .part_words = static_cast<std::int32_t>(room.part_floats),
+                       .maps = maps + at};
   phase.params.tile_dim = tile_dim;
+  const std::int64_t keys_at = params.key_column(0);
+  const std::int64_t values_at = params.value_column(0);
+  const std::int64_t qkv_end = params.value_column(params.kv_heads);
+  const bool found = find(params.qkv, keys_at, phase.queries_from) &&
+                     find(params.qkv + keys_at, values_at - keys_at, phase.keys_from) &&
+                     find(params.qkv + values_at, qkv_end - values_at, phase.values_from);
+  if (!found) return false;
+  phase.out_to = exchange_.send(
+      params.out, std::int64_t{2} * params.group * params.table.values[params.kv_heads]);
   phases_.emplace_back(phase);
   maps_.resize(phases_.size() * kMapsAPhase);
   if (params.dtype == KvDtype::q8) return true;  // its rows are copied as they lie
@@ -97,7 +118,9 @@ bool DecodeProgram::add(const AttentionParams& params, const DecodeRoom& room) {
 
 void DecodeProgram::begin() {
   if (!runs_) return;
-  check(cudaMemsetAsync(memory_.data() + kMetAt, 0, kBytes - kMetAt, stream_));
+  launch_pass_start(reinterpret_cast<std::int32_t*>(memory_.data() + kMetAt),
+                    static_cast<std::int32_t>((kPassAt - kMetAt) / sizeof(std::int32_t)),
+                    reinterpret_cast<std::uint32_t*>(memory_.data() + kPassAt), stream_);
 }
 
 void DecodeProgram::flush() {
@@ -126,22 +149,39 @@ void DecodeProgram::flush() {
       product.part_bytes = params.stage_bytes;
     }
   }
-  while (true) {
-    ++params.stages;
-    if (program_shared_bytes(params) > device_.shared_bytes_a_block) break;
-  }
-  --params.stages;
+  const auto fits = [&](std::int32_t stages) {
+    params.stages = stages;
+    params.offsets = program_offsets(params);
+    return static_cast<std::size_t>(params.offsets.bytes) <= device_.shared_bytes_a_block;
+  };
+  std::int32_t stages = 1;
+  while (fits(stages + 1)) ++stages;
+  (void)fits(stages);
+  params.ctas = device_.multiprocessors;
   const std::int32_t in_flight =
       (kInFlightBytes + params.stage_bytes / 2) / params.stage_bytes;  // stages, rounded
   params.ahead = std::clamp(in_flight, 1, params.stages - 1);
   params.phases = reinterpret_cast<const ProgramPhase*>(memory_.data() + kPhasesAt) + launched_;
   params.count = static_cast<std::int32_t>(phases.size());
   params.met = reinterpret_cast<std::int32_t*>(memory_.data() + kMetAt) + launches_++;
+  params.pass = reinterpret_cast<const std::uint32_t*>(memory_.data() + kPassAt);
+  params.first_phase = static_cast<std::int32_t>(launched_);
+  // Who is not to write to memory what another phase writes over.
+  for (ProgramPhase& phase : phases) {
+    if (phase.attends() && !exchange_.lasts(phase.attention.out_to)) {
+      phase.attention.params.out = nullptr;
+    }
+    for (ProductPhase& product : phase.all_products()) {
+      if (!exchange_.lasts(product.out_to)) product.job.out = nullptr;
+    }
+  }
+  exchange_.end_launch();
   launch_program(device_, params, stream_);
   launched_ = phases_.size();
 }
 
 void DecodeProgram::upload() {
+  connect();
   const auto copy = [&](std::size_t at, const void* from, std::size_t bytes) {
     if (bytes == 0) return;
     check(cudaMemcpyAsync(memory_.data() + at, from, bytes, cudaMemcpyHostToDevice, stream_));
@@ -149,6 +189,46 @@ void DecodeProgram::upload() {
   copy(kMapsAt, maps_.data(), maps_.size() * sizeof(CUtensorMap));
   copy(kPhasesAt, phases_.data(), phases_.size() * sizeof(ProgramPhase));
   check(cudaStreamSynchronize(stream_));
+}
+
+/// Places in the exchange become places in memory.
+void DecodeProgram::connect() {
+  std::int64_t part_words = 0;
+  for (const ProgramPhase& phase : phases_) {
+    if (phase.attends())
+      part_words = std::max(part_words, std::int64_t{phase.attention.part_words});
+  }
+  const auto number_bytes =
+      static_cast<std::size_t>(round_up(exchange_.floats(), 32)) * sizeof(float);
+  const std::size_t bytes =
+      number_bytes +
+      static_cast<std::size_t>(device_.multiprocessors * part_words) * sizeof(std::uint64_t);
+  if (bytes == 0) return;
+  exchange_memory_ = DeviceMemory(bytes);
+  // No number is there yet for the first pass, which is number 1.
+  check(cudaMemsetAsync(exchange_memory_.data(), 0, bytes, stream_));
+  check(cudaMemsetAsync(memory_.data() + kPassAt, 0, sizeof(std::uint32_t), stream_));
+  auto* const numbers = reinterpret_cast<float*>(exchange_memory_.data());
+  const auto from = [&](std::int32_t place, const float* before) -> const float* {
+    return place == ProgramExchange::kBefore ? before : numbers + place;
+  };
+  for (ProgramPhase& phase : phases_) {
+    for (ProductPhase& product : phase.all_products()) {
+      GemvJob& job = product.job;
+      job.x = from(product.x_from, job.x);
+      job.gate = from(product.gate_from, job.gate);
+      job.residual = from(product.residual_from, job.residual);
+      product.sent = numbers + product.out_to;
+    }
+    if (!phase.attends()) continue;
+    AttentionPhase& attention = phase.attention;
+    const AttentionParams& params = attention.params;
+    attention.queries = from(attention.queries_from, params.qkv);
+    attention.keys = from(attention.keys_from, params.qkv + params.key_column(0));
+    attention.values = from(attention.values_from, params.qkv + params.value_column(0));
+    attention.sent = numbers + attention.out_to;
+    attention.parts = reinterpret_cast<std::uint64_t*>(exchange_memory_.data() + number_bytes);
+  }
 }
 
 }  // namespace sedpa::cuda

@@ -17,31 +17,30 @@ using namespace program;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-__device__ __forceinline__ Place perform(const ProductPhase& phase, const Room& room,
-                                         std::int32_t wanted, Place at) {
+__device__ __forceinline__ Place perform(const ProductPhase& phase, const Room& room, Place at) {
   switch (phase.dtype) {
     case Dtype::f16:
-      return multiply<Dtype::f16>(phase, room, wanted, at);
+      return multiply<Dtype::f16>(phase, room, at);
     case Dtype::bf16:
-      return multiply<Dtype::bf16>(phase, room, wanted, at);
+      return multiply<Dtype::bf16>(phase, room, at);
     case Dtype::q8_0:
-      return multiply<Dtype::q8_0>(phase, room, wanted, at);
+      return multiply<Dtype::q8_0>(phase, room, at);
     case Dtype::q4_0:
-      return multiply<Dtype::q4_0>(phase, room, wanted, at);
+      return multiply<Dtype::q4_0>(phase, room, at);
     case Dtype::q4_1:
-      return multiply<Dtype::q4_1>(phase, room, wanted, at);
+      return multiply<Dtype::q4_1>(phase, room, at);
     case Dtype::q5_0:
-      return multiply<Dtype::q5_0>(phase, room, wanted, at);
+      return multiply<Dtype::q5_0>(phase, room, at);
     case Dtype::q5_1:
-      return multiply<Dtype::q5_1>(phase, room, wanted, at);
+      return multiply<Dtype::q5_1>(phase, room, at);
     case Dtype::q4_k:
-      return multiply<Dtype::q4_k>(phase, room, wanted, at);
+      return multiply<Dtype::q4_k>(phase, room, at);
     case Dtype::q5_k:
-      return multiply<Dtype::q5_k>(phase, room, wanted, at);
+      return multiply<Dtype::q5_k>(phase, room, at);
     case Dtype::q6_k:
-      return multiply<Dtype::q6_k>(phase, room, wanted, at);
+      return multiply<Dtype::q6_k>(phase, room, at);
     case Dtype::iq4_nl:
-      return multiply<Dtype::iq4_nl>(phase, room, wanted, at);
+      return multiply<Dtype::iq4_nl>(phase, room, at);
     case Dtype::f32:
       break;
   }
@@ -50,46 +49,55 @@ __device__ __forceinline__ Place perform(const ProductPhase& phase, const Room& 
 
 template <class T, int kDim>
 __device__ __forceinline__ Place perform(const AttentionPhase& phase, const AttentionShare& share,
-                                         const Room& room, std::int32_t wanted, Place at) {
+                                         const Room& room, Place at) {
   const ClassParams& of = phase.params.classes[share.piece.head_class];
   return of.key_dim == kDim && of.value_dim == kDim
-             ? attend<PlainTiles<T, kDim, false>>(phase, share, room, wanted, at)
-             : attend<PlainTiles<T, kDim, true>>(phase, share, room, wanted, at);
+             ? attend<PlainTiles<T, kDim, false>>(phase, share, room, at)
+             : attend<PlainTiles<T, kDim, true>>(phase, share, room, at);
 }
 
 template <int kDim>
 __device__ __forceinline__ Place perform_q8(const AttentionPhase& phase,
                                             const AttentionShare& share, const Room& room,
-                                            std::int32_t wanted, Place at) {
+                                            Place at) {
   const ClassParams& of = phase.params.classes[share.piece.head_class];
   const auto in_words = [](const std::byte* rows) {
     return reinterpret_cast<std::uintptr_t>(rows) % 4 == 0;
   };
   const bool whole =
       of.key_dim == kDim && of.value_dim == kDim && in_words(of.keys) && in_words(of.values);
-  return whole ? attend<Q8Tiles<kDim, true>>(phase, share, room, wanted, at)
-               : attend<Q8Tiles<kDim, false>>(phase, share, room, wanted, at);
+  return whole ? attend<Q8Tiles<kDim, true>>(phase, share, room, at)
+               : attend<Q8Tiles<kDim, false>>(phase, share, room, at);
 }
 
 template <class T>
 __device__ __forceinline__ Place perform(const AttentionPhase& phase, const AttentionShare& share,
-                                         const Room& room, std::int32_t wanted, Place at) {
-  return phase.params.tile_dim == 64 ? perform<T, 64>(phase, share, room, wanted, at)
-                                     : perform<T, 128>(phase, share, room, wanted, at);
+                                         const Room& room, Place at) {
+  return phase.params.tile_dim == 64 ? perform<T, 64>(phase, share, room, at)
+                                     : perform<T, 128>(phase, share, room, at);
 }
 
 __device__ __forceinline__ Place perform(const AttentionPhase& phase, const AttentionShare& share,
-                                         const Room& room, std::int32_t wanted, Place at) {
+                                         const Room& room, Place at) {
   if (phase.params.dtype == KvDtype::q8) {
-    return phase.params.tile_dim == 64 ? perform_q8<64>(phase, share, room, wanted, at)
-                                       : perform_q8<128>(phase, share, room, wanted, at);
+    return phase.params.tile_dim == 64 ? perform_q8<64>(phase, share, room, at)
+                                       : perform_q8<128>(phase, share, room, at);
   }
-  return phase.params.dtype == KvDtype::bf16
-             ? perform<__nv_bfloat16>(phase, share, room, wanted, at)
-             : perform<__half>(phase, share, room, wanted, at);
+  return phase.params.dtype == KvDtype::bf16 ? perform<__nv_bfloat16>(phase, share, room, at)
+                                             : perform<__half>(phase, share, room, at);
 }
 
 #endif
+
+constexpr int kStartThreads = 1024;
+
+__global__ void __launch_bounds__(kStartThreads)
+    pass_start_kernel(std::int32_t* counters, std::int32_t words, std::uint32_t* pass) {
+  for (auto i = static_cast<std::int32_t>(threadIdx.x); i < words; i += kStartThreads) {
+    counters[i] = 0;
+  }
+  if (threadIdx.x == 0) ++*pass;
+}
 
 __global__ void __launch_bounds__(kThreads, 1)
     program_kernel(const __grid_constant__ ProgramParams p) {
@@ -97,12 +105,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(128) std::byte dynamic[];
   const auto misplaced = static_cast<int>(shared_address(dynamic) % kAlignment);
   const int begin = misplaced == 0 ? 0 : kAlignment - misplaced;
-  if (threadIdx.x == 0) Room(p, dynamic + begin).init_barriers();
+  if (threadIdx.x == 0) {
+    const Room room(p, dynamic + begin, 0);
+    room.init_barriers();
+    room.pass() = *p.pass;
+  }
   __syncthreads();
   // Registers go to those who compute, a warpgroup at a time.
   if (threadIdx.x >= kProgramThreads) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x < kProgramThreads + 32) stream(Room(p, dynamic + begin));
+    if (threadIdx.x < kProgramThreads + 32) stream(Room(p, dynamic + begin, 0));
     return;
   }
   asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
@@ -110,15 +122,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int i = 0; i < p.count; ++i) {
     // No phase has so high a number, but the compiler does not know: places are formed anew in each
     // phase, as in `own_thread`.
-    const Room room(p, dynamic + begin + (i >> 30));
+    const Room room(p, dynamic + begin + (i >> 30), i);
     const int slot = i % kPhaseSlots;
     const int parity = i / kPhaseSlots % 2;
     wait_barrier(room.phase_there(slot), parity);
     wait_barrier(room.phase_ready(slot), parity);
     const ProgramPhase& phase = room.phase(slot);
-    const std::int32_t wanted = i * static_cast<std::int32_t>(gridDim.x);
-    at = phase.attends() ? perform(phase.attention, room.share(slot), room, wanted, at)
-                         : perform(own_product(phase), room, wanted, at);
+    at = phase.attends() ? perform(phase.attention, room.share(slot), room, at)
+                         : perform(own_product(phase), room, at);
     join();
     if (threadIdx.x == 0) {
       arrive(room.phase_read(slot));
@@ -132,8 +143,22 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-std::size_t program_shared_bytes(const ProgramParams& params) {
-  return static_cast<std::size_t>(Offsets(params).bytes) + kAlignment;
+ProgramOffsets program_offsets(const ProgramParams& p) {
+  ProgramOffsets at;
+  at.positions = p.stages * p.stage_bytes;
+  at.outputs = at.positions + padded(static_cast<std::size_t>(p.stages * p.tile_keys) * 4);
+  at.phases = at.outputs + padded(static_cast<std::size_t>(p.stages) * 4);
+  at.pieces = at.phases + kPhaseSlots * padded(sizeof(ProgramPhase));
+  at.step_outputs = at.pieces + padded(kPhaseSlots * sizeof(AttentionShare));
+  at.residuals = at.step_outputs + padded(kProgramPassSteps * 4);
+  at.work = at.residuals + padded(kProgramThreads * 4);
+  at.rows = at.work + padded(static_cast<std::size_t>(p.work_bytes));
+  constexpr int kSumBytes = kProgramPassSteps * kWarps * 4;
+  constexpr int kRowBytes = DecodeRows<128>::kBytes;
+  at.barriers = at.rows + padded(kSumBytes > kRowBytes ? kSumBytes : kRowBytes);
+  at.small = at.barriers + padded(static_cast<std::size_t>(2 * p.stages + 3 * kPhaseSlots) * 8);
+  at.bytes = at.small + padded((kWarps + 1) * 4) + kAlignment;
+  return at;
 }
 
 std::int32_t program_merge_bytes(const AttentionParams& params) {
@@ -153,11 +178,17 @@ bool prepare_program(const DeviceTraits& device) {
   return true;
 }
 
+void launch_pass_start(std::int32_t* counters, std::int32_t words, std::uint32_t* pass,
+                       cudaStream_t stream) {
+  pass_start_kernel<<<1, kStartThreads, 0, stream>>>(counters, words, pass);
+  check(cudaGetLastError());
+}
+
 void launch_program(const DeviceTraits& device, const ProgramParams& params, cudaStream_t stream) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(device.multiprocessors));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = program_shared_bytes(params);
+  config.dynamicSmemBytes = static_cast<std::size_t>(params.offsets.bytes);
   config.stream = stream;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeCooperative;

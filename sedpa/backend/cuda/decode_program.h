@@ -1,12 +1,12 @@
 #pragma once
 // A pass of one token as one kernel. Its products and attentions are phases of a program that all
-// multiprocessors work through side by side; between phases they meet. Products that do not need
-// each other are one phase: each multiprocessor has a share of one of them. One warp of each does
-// nothing but ask for the bytes that its multiprocessor will need, weights, keys and values of all
-// phases one after the other, into one ring in shared memory. None of them change during the pass,
-// so the stream does not stop at a meeting: while the others form sums, meet and read their input,
-// the ring fills, and the memory rests only if that takes longer than the ring lasts (some 190 KB,
-// 6 us).
+// multiprocessors work through side by side; what a phase needs of the one before comes through an
+// exchange (program_exchange.h). Products that do not need each other are one phase: each
+// multiprocessor has a share of one of them. One warp of each does nothing but ask for the bytes
+// that its multiprocessor will need, weights, keys and values of all phases one after the other,
+// into one ring in shared memory. None of them change during the pass, so the stream does not stop
+// between phases: while the others form sums, send them and wait for their input, the ring fills,
+// and the memory rests only if that takes longer than the ring lasts (some 190 KB, 6 us).
 //
 // Hopper only: decode_program.cu. What a program does not take is launched by itself, between
 // programs.
@@ -19,28 +19,51 @@
 #include <vector>
 
 #include "sedpa/backend/cuda/device.h"
+#include "sedpa/backend/cuda/program_exchange.h"
 #include "sedpa/backend/cuda/program_phases.h"
 
 namespace sedpa::cuda {
+
+/// Where things stand in shared memory: bytes.
+struct ProgramOffsets {
+  std::int32_t positions = 0;  // [stages, tile_keys] int32: of a tile of a window class
+  std::int32_t outputs = 0;    // [stages] int32: first output of a product's stage, ~ in the last
+  std::int32_t phases = 0;     // ProgramPhase of each slot
+  std::int32_t pieces = 0;     // AttentionShare of each slot
+  std::int32_t step_outputs = 0;  // [kProgramPassSteps] int32: first output of each step
+  std::int32_t residuals = 0;     // [kProgramThreads] f32
+  std::int32_t work = 0;          // f32: x to be handed out, or states to be merged
+  std::int32_t rows = 0;          // DecodeRows, or f32 [kProgramPassSteps, kWarps]: sums of warps
+  std::int32_t barriers = 0;      // of stages: there, read; of slots: there, ready, read
+  std::int32_t small = 0;         // squares of each warp; the pass's number
+  std::int32_t bytes = 0;
+};
 
 /// What the kernel is told.
 struct ProgramParams {
   const ProgramPhase* phases = nullptr;  // [count], in device memory
   std::int32_t count = 0;
-  std::int32_t* met = nullptr;  // CTAs that have come to meetings; zero at the start
+  std::int32_t* met = nullptr;          // times a CTA has ended a phase; zero at the start
+  const std::uint32_t* pass = nullptr;  // its number
+  std::int32_t first_phase = 0;         // of the pass
   std::int32_t stages = 0;
   std::int32_t ahead = 0;  // stages that may be on their way: more would only queue up
   std::int32_t stage_bytes = 0;
   std::int32_t work_bytes = 0;  // for x on its way and merges
   std::int32_t tile_keys = 0;   // at most; 0: nothing attends
+  std::int32_t ctas = 0;
+  ProgramOffsets offsets;
 };
 
-/// Bytes of shared memory that a launch takes.
-[[nodiscard]] std::size_t program_shared_bytes(const ProgramParams& params);
+/// How shared memory is laid out for so many stages of such a size.
+[[nodiscard]] ProgramOffsets program_offsets(const ProgramParams& params);
 /// Bytes for merges of a layer's attention.
 [[nodiscard]] std::int32_t program_merge_bytes(const AttentionParams& params);
 /// Whether the kernel is built for the device; lets it have shared memory. Once, on the device.
 [[nodiscard]] bool prepare_program(const DeviceTraits& device);
+/// Zeroes `words` of counters and turns to the next pass.
+void launch_pass_start(std::int32_t* counters, std::int32_t words, std::uint32_t* pass,
+                       cudaStream_t stream);
 /// One CTA a multiprocessor; the launch fails when they cannot all be there at once.
 void launch_program(const DeviceTraits& device, const ProgramParams& params, cudaStream_t stream);
 
@@ -56,19 +79,24 @@ class DecodeProgram {
   [[nodiscard]] bool add(const AttentionParams& params, const DecodeRoom& room);
   /// Launches the phases gathered since the last flush as one kernel.
   void flush();
-  /// Asks the stream to zero what counts meetings: first in the graph.
+  /// Asks the stream for what every pass begins with: first in the graph.
   void begin();
-  /// Copies the phases to the device, before the first replay. Not during a capture.
+  /// Takes memory for the exchange and copies the phases to the device, before the first replay.
+  /// Not during a capture.
   void upload();
 
  private:
   [[nodiscard]] bool room_for_one() const;
+  /// Where what is to be at `from` by now is read; false: in several places.
+  [[nodiscard]] bool find(const float* from, std::int64_t count, std::int32_t& place) const;
+  void connect();
 
   DeviceTraits device_;
   cudaStream_t stream_;
   bool runs_ = false;
-  DeviceMemory memory_;    // [maps | phases | counters]
-  std::size_t units_ = 0;  // of the attentions
+  DeviceMemory memory_;  // [maps | phases | counters]
+  ProgramExchange exchange_;
+  DeviceMemory exchange_memory_;  // [numbers | parts]
   std::vector<ProgramPhase> phases_;
   std::vector<CUtensorMap> maps_;
   std::size_t launched_ = 0;  // phases

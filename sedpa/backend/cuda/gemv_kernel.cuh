@@ -74,6 +74,13 @@ struct GemvKernelJob {
 
 namespace gemv_detail {
 
+/// Output i. residual: its own, 0 where there is none.
+__device__ __forceinline__ void finish(const GemvJob& job, std::int64_t i, float v, float up,
+                                       float residual) {
+  const float gate = job.gate != nullptr ? __ldcg(job.gate + i) : 1.0f;
+  job.out[i] = outcome(job, i, v, up, gate, residual);
+}
+
 template <int kBytes>
 __device__ __forceinline__ void copy_async(std::uint32_t to, const std::byte* from) {
   if constexpr (kBytes == 16) {

@@ -83,13 +83,21 @@ __device__ inline void copy_box(std::uint32_t to, const CUtensorMap* map, int x,
       : "memory");
 }
 
+/// Tells L2 that bytes are read once: they go before all others.
+__device__ inline std::uint64_t read_once() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 /// A box of whole rows, from a map of rows in lines (tile_map.h), in the same way.
 __device__ inline void copy_rows(std::uint32_t to, const CUtensorMap* map, int row, int head,
-                                 std::uint32_t barrier) {
+                                 std::uint32_t barrier, std::uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
-      "[%0], [%1, {%2, %2, %3, %4}], [%5];" ::"r"(to),
-      "l"(reinterpret_cast<std::uint64_t>(map)), "r"(0), "r"(row), "r"(head), "r"(barrier)
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %2, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(reinterpret_cast<std::uint64_t>(map)), "r"(0), "r"(row), "r"(head), "r"(barrier),
+      "l"(policy)
       : "memory");
 }
 
@@ -100,6 +108,15 @@ __device__ inline void copy_bulk(std::uint32_t to, const void* from, int bytes,
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(to),
       "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+__device__ inline void copy_bulk(std::uint32_t to, const void* from, int bytes,
+                                 std::uint32_t barrier, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
       : "memory");
 }
 

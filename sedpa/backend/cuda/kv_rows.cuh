@@ -16,6 +16,15 @@ __device__ inline int scale_bytes(int dim) {
   return 2 * ((dim + kBlockNumbers - 1) / kBlockNumbers);
 }
 
+/// This thread's number, as if nobody knew it yet: what follows from it is formed anew wherever it
+/// is asked for. In a long kernel (decode_program.h) it would be kept from one end to the other, in
+/// registers that others need, or in local memory.
+__device__ inline int own_thread() {
+  auto thread = static_cast<int>(threadIdx.x);
+  asm volatile("" : "+r"(thread));
+  return thread;
+}
+
 __device__ inline float warp_sum(float x) {
   for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(~0u, x, i);
   return x;
@@ -31,7 +40,7 @@ __device__ inline int to_code(float x, float lowest, float highest) {
 /// Encodes numbers [dim] (shared memory) as a stored row and replaces them by what the row holds.
 /// `row` null: only the latter. By a whole warp; ends in step.
 __device__ inline void encode_row(KvDtype dtype, float* numbers, int dim, std::byte* row) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane = own_thread() % 32;
   if (dtype == KvDtype::f32) {
     if (row != nullptr) {
       for (int d = lane; d < dim; d += 32) reinterpret_cast<float*>(row)[d] = numbers[d];
@@ -194,14 +203,23 @@ struct HeadVector {
   }
 };
 
+/// Rows of qkv in memory.
+struct StoredNumbers {
+  /// May be another multiprocessor's, of just now.
+  __device__ static float load(const float* from) { return __ldcg(from); }
+  __device__ static float settle(const float* /*from*/, float number) { return number; }
+};
+
 /// Reads a head vector of row `row` of the chunk to shared memory, with QK norm and RoPE as it
-/// asks; zeros behind it make it `width` numbers. By a whole warp; ends in step.
+/// asks; zeros behind it make it `width` numbers. By a whole warp; ends in step. from: of the
+/// vector; `numbers` loads it, and then settles each number.
+template <class Numbers>
 __device__ inline void prepare_row(const AttentionParams& p, const HeadVector& vector,
-                                   std::int64_t row, int width, float* to) {
+                                   std::int64_t row, int width, float* to, const float* from,
+                                   const Numbers& numbers) {
   constexpr int kMostPairs = kMostHeadDim / 64;  // of a lane
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane = own_thread() % 32;
   const StepState& state = p.state;
-  const float* const from = p.qkv + row * p.qkv_stride + vector.column;
   const float* const norm = vector.norm;
   const int dim = vector.dim;
   const int planes = state.rope_dim / 2;
@@ -221,8 +239,14 @@ __device__ inline void prepare_row(const AttentionParams& p, const HeadVector& v
 #pragma unroll
   for (int i = 0; i < 2 * kMostPairs; ++i) {
     const int d = lane + 32 * i;
-    x[i] = d < dim ? __ldcg(from + d) : 0.0f;  // may be another multiprocessor's, of just now
+    x[i] = d < dim ? numbers.load(from + d) : 0.0f;
   }
+#pragma unroll
+  for (int i = 0; i < 2 * kMostPairs; ++i) {
+    const int d = lane + 32 * i;
+    if (d < dim) x[i] = numbers.settle(from + d, x[i]);
+  }
+  __syncwarp();
   if (norm != nullptr) {
     float squares = 0;
 #pragma unroll
@@ -253,6 +277,12 @@ __device__ inline void prepare_row(const AttentionParams& p, const HeadVector& v
     to[second] = a * sines[i] + b * cosines[i];
   }
   __syncwarp();
+}
+/// The same, of rows in memory.
+__device__ inline void prepare_row(const AttentionParams& p, const HeadVector& vector,
+                                   std::int64_t row, int width, float* to) {
+  prepare_row(p, vector, row, width, to, p.qkv + row * p.qkv_stride + vector.column,
+              StoredNumbers{});
 }
 
 }  // namespace sedpa::cuda

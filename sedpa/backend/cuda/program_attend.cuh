@@ -39,19 +39,77 @@ struct ThinRows {
   }
 };
 
-/// The parts of a unit, in the order of its keys, to the result, once all are there: each CTA that
-/// has one merges its share of the numbers. Four numbers at a time, by some threads side by side
-/// that ask for a few parts each, all at once.
+/// Parts of units go to those who merge them as words of a number and a tag, which is the pass's
+/// and the phase's own: who has a word has both. The bit of other numbers will not do, since a CTA
+/// need not have a part in every pass. A tag comes again after 2^22 passes.
+struct PartWords {
+  std::uint64_t* begin;  // of CTA 0's
+  int each;              // words of a CTA
+  std::uint32_t tag;
+
+  __device__ PartWords(const AttentionPhase& phase, const Room& room)
+      : begin(phase.parts),
+        each(phase.part_words),
+        tag(room.pass() << kProgramMostPhasesLog2 |
+            static_cast<std::uint32_t>(room.p.first_phase + room.phase_number)) {}
+  __device__ std::uint64_t* of(int cta) const { return begin + cta * each; }
+  __device__ void put(std::uint64_t* to, float number) const {
+    const std::uint64_t word = static_cast<std::uint64_t>(tag) << 32 | __float_as_uint(number);
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+  }
+  /// False: it is not there yet.
+  __device__ bool get(const std::uint64_t* from, float& number) const {
+    std::uint64_t word;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(from));
+    number = __uint_as_float(static_cast<std::uint32_t>(word));
+    return static_cast<std::uint32_t>(word >> 32) == tag;
+  }
+};
+
+/// Where a unit's numbers go: to who reads the result, or to who merges.
 template <int kDim>
-__device__ inline void merge_share(const AttentionPhase& phase, const DecodeUnit& unit, int part,
+struct ToPhases {
+  const AttentionPhase& phase;
+  const PartWords& words;
+  int column;  // the unit's first of the result
+  int rows;
+  std::uint32_t pass;
+
+  __device__ ToPhases(const AttentionPhase& in, const PartWords& part_words, const Room& room,
+                      const DecodeUnit& unit)
+      : phase(in),
+        words(part_words),
+        column(in.params.out_column(unit.kv_head, unit.first_row)),
+        rows(unit.rows),
+        pass(room.pass()) {}
+  __device__ void result(int at, float number) const {
+    send(phase.sent + column + at, number, pass);
+    if (phase.params.out != nullptr) phase.params.out[column + at] = number;
+  }
+  __device__ void result(int at, const float2& numbers) const {
+    result(at, numbers.x);
+    result(at + 1, numbers.y);
+  }
+  __device__ void part_of(int row, int d, float max, float sum, const float2& numbers) const {
+    std::uint64_t* const mine = words.of(static_cast<int>(blockIdx.x));
+    if (d == 0) {
+      words.put(mine + row, max);
+      words.put(mine + rows + row, sum);
+    }
+    words.put(mine + 2 * rows + row * kDim + d, numbers.x);
+    words.put(mine + 2 * rows + row * kDim + d + 1, numbers.y);
+  }
+};
+
+/// The parts of a unit, in the order of its keys, to the result, as they come: each CTA that has
+/// one merges its share of the numbers. Four numbers at a time, by some threads side by side that
+/// ask for a few parts each, all at once.
+template <int kDim>
+__device__ inline void merge_share(const AttentionPhase& phase, const PartWords& words,
+                                   const ToPhases<kDim>& to, const DecodeUnit& unit, int part,
                                    int parts) {
   constexpr int kRowQuads = kDim / 4;
-  constexpr int kAtOnce = 5;  // parts of a lane: as many CTAs as there are have one each
-  const AttentionParams& p = phase.params;
-  const DecodeRoom& room = phase.room;
-  std::int32_t* const arrived = phase.arrived + unit.number;
-  join();  // this CTA's part is written
-  if (threadIdx.x == 0) come(arrived);
+  constexpr int kAtOnce = 3;  // parts of a lane
   // As many lanes as parts, up to a warp, share four numbers.
   const int lanes_log2 = parts > 16 ? 5 : 32 - __clz(parts - 1);
   const int lanes = 1 << lanes_log2;
@@ -60,10 +118,8 @@ __device__ inline void merge_share(const AttentionPhase& phase, const DecodeUnit
   const int rows = unit.rows;
   const int end = rows * kRowQuads * (part + 1) / parts;
   int quad = rows * kRowQuads * part / parts + (thread >> lanes_log2);
-  const float* const from = room.parts + (static_cast<int>(blockIdx.x) - part) * room.part_floats;
-  const int dim = p.value_dim(unit.kv_head);
-  float* const out = p.out + p.out_column(unit.kv_head, unit.first_row);
-  await(arrived, parts);
+  const std::uint64_t* const from = words.of(static_cast<int>(blockIdx.x) - part);
+  const int dim = phase.params.value_dim(unit.kv_head);
 #pragma unroll 1
   for (; __any_sync(~0u, quad < end); quad += kProgramThreads >> lanes_log2) {
     const int row = quad / kRowQuads;
@@ -75,19 +131,26 @@ __device__ inline void merge_share(const AttentionPhase& phase, const DecodeUnit
     for (int begin = lane; begin < parts; begin += kAtOnce * lanes) {
       float part_max[kAtOnce];
       float part_sum[kAtOnce];
-      float2 part_out[kAtOnce][2];
+      float part_out[kAtOnce][4];
+      bool all;
+      do {
+        all = true;
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        const bool there = begin + k * lanes < parts && quad < end;
-        const float* const of = from + (begin + k * lanes) * room.part_floats;
-        part_max[k] = there ? __ldcg(of + row) : kNoScore;
-        part_sum[k] = there ? __ldcg(of + rows + row) : 0.0f;
+        for (int k = 0; k < kAtOnce; ++k) {
+          part_max[k] = kNoScore;
+          part_sum[k] = 0;
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const auto* const two = reinterpret_cast<const float2*>(of + 2 * rows + 4 * quad + 2 * i);
-          part_out[k][i] = there ? __ldcg(two) : make_float2(0, 0);
+          for (float& number : part_out[k]) number = 0;
+          if (begin + k * lanes >= parts || quad >= end) continue;
+          const std::uint64_t* const of = from + (begin + k * lanes) * words.each;
+          all &= words.get(of + row, part_max[k]);
+          all &= words.get(of + rows + row, part_sum[k]);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            all &= words.get(of + 2 * rows + 4 * quad + i, part_out[k][i]);
+          }
         }
-      }
+      } while (!all);
       float high = max;
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) high = fmaxf(high, part_max[k]);
@@ -100,12 +163,11 @@ __device__ inline void merge_share(const AttentionPhase& phase, const DecodeUnit
       for (int k = 0; k < kAtOnce; ++k) {
         const float weight = power_of_two(part_max[k] - max);
         sum += weight * part_sum[k];
-        result[0] += weight * part_out[k][0].x;
-        result[1] += weight * part_out[k][0].y;
-        result[2] += weight * part_out[k][1].x;
-        result[3] += weight * part_out[k][1].y;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) result[i] += weight * part_out[k][i];
       }
     }
+    __syncwarp();
     float high = max;
 #pragma unroll 1
     for (int i = lanes / 2; i > 0; i /= 2) high = fmaxf(high, __shfl_xor_sync(~0u, high, i));
@@ -122,7 +184,7 @@ __device__ inline void merge_share(const AttentionPhase& phase, const DecodeUnit
     if (lane == 0 && quad < end && d < dim) {
       const float share = 1.0f / sum;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) out[row * dim + d + i] = result[i] * share;
+      for (int i = 0; i < 4; ++i) to.result(row * dim + d + i, result[i] * share);
     }
   }
 }
@@ -147,7 +209,7 @@ struct PlainTiles {
   __device__ __forceinline__ void step(const Queries& queries, const std::byte* stage, int first,
                                        int valid, const std::int32_t* positions,
                                        RowState<kDim>& state) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int lane = own_thread() % 32;
     bool visible[4];
     see_columns(of, valid, positions, visible);
     const std::uint32_t keys = shared_address(stage);
@@ -165,7 +227,7 @@ struct PlainTiles {
 
 template <class Tiles>
 __device__ __forceinline__ Place attend(const AttentionPhase& phase, const AttentionShare& share,
-                                        const Room& room, std::int32_t wanted, Place at) {
+                                        const Room& room, Place at) {
   using T = typename Tiles::T;
   constexpr int kDim = Tiles::kDim;
   constexpr int kKeys = program_tile_keys(kDim);
@@ -179,9 +241,9 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   const int group = warp % kGroups;
   const int team = warp / kGroups;
   const std::int32_t past = __ldcg(p.state.past);
-  DecodeRows<kDim> rows(room.at + room.offsets.rows);
+  DecodeRows<kDim> rows(room.at + room.p.offsets.rows);
   rows.clear(kProgramThreads);
-  await(room.p.met, wanted);
+  await_phase(room);
   if (share.parts == 0) return at;
   const DecodeSplit::Piece piece = share.piece;
   const int parts = share.parts;
@@ -189,8 +251,20 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   const std::int32_t used = used_slots(of, past);
   const bool has_own = piece.part + 1 == parts;
   for (int u = 0; u < piece.units; ++u) {
-    const DecodeUnit unit(p, phase.room.row_blocks, piece.head_class, piece.first_unit + u);
-    prepare_unit<T, kDim>(p, unit, has_own, past, kWarps, rows, room.work());
+    const DecodeUnit unit(p, phase.row_blocks, piece.head_class, piece.first_unit + u);
+    prepare_unit<T, kDim>(p, unit, has_own, past, kWarps, rows, room.work(),
+                          [&](const HeadVector& vector, RowKind kind, float* to) {
+                            const bool key = kind == RowKind::key;
+                            const bool value = kind == RowKind::value;
+                            const float* const from =
+                                key     ? phase.keys + (vector.column - p.key_column(0))
+                                : value ? phase.values + (vector.column - p.value_column(0))
+                                        : phase.queries + vector.column;
+                            const std::int32_t place = key     ? phase.keys_from
+                                                       : value ? phase.values_from
+                                                               : phase.queries_from;
+                            prepare_row(p, vector, 0, kDim, to, from, SentNumbers(room, place));
+                          });
     std::uint32_t queries[kDim / 16][4];
     const Tiles tiles(of, unit.head);
     tiles.load(rows, queries);
@@ -209,8 +283,10 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
     tiles.finish(state);
     if (has_own && warp == 0) tiles.attend_to_own(queries, rows, state);
     state.close();
-    deliver<kDim>(p, phase.room, unit, parts, state, kWarps, room.work());
-    if (parts > 1) merge_share<kDim>(phase, unit, piece.part, parts);
+    const PartWords words(phase, room);
+    const ToPhases<kDim> to(phase, words, room, unit);
+    deliver<kDim>(p, unit, parts, state, kWarps, room.work(), to);
+    if (parts > 1) merge_share<kDim>(phase, words, to, unit, piece.part, parts);
   }
   return at;
 }

@@ -126,13 +126,13 @@ struct FixedRoom {
   }
 };
 
-/// x, normed but for the norm's factor, to those who own its columns, once `wanted` CTAs have come;
-/// returns the sum of squares of what this thread has read. It is read side by side and handed out
-/// through shared memory; where every column has one owner, a warp hands out to its own lanes only,
-/// and plain numbers go straight to those who own them.
+/// x, normed but for the norm's factor, to those who own its columns, once the phase before is
+/// over; returns the sum of squares of what this thread has read. It is read side by side and
+/// handed out through shared memory; where every column has one owner, a warp hands out to its own
+/// lanes only, and plain numbers go straight to those who own them.
 template <Dtype kDtype>
-__device__ float read_x(const GemvJob& job, int member, int row_threads, const std::int32_t* met,
-                        std::int32_t wanted, float4* quads, OwnX<kDtype>& own) {
+__device__ float read_x(const GemvJob& job, const SentNumbers& sent, int member, int row_threads,
+                        const Room& room, OwnX<kDtype>& own) {
   using Own = OwnX<kDtype>;
   constexpr int kPieceQuads = Own::kPieceCols / 4;
   constexpr int kBlockQuads = kXFloats / 4;  // at a time
@@ -148,8 +148,32 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
   const auto weight_of = [&](int quad) {
     return normed && quad < row_quads ? __ldg(weights + quad) : make_float4(1, 1, 1, 1);
   };
-  const auto read = [&](int quad) {
-    return quad < row_quads ? __ldcg(x + quad) : make_float4(0, 0, 0, 0);
+  const float none = __uint_as_float(sent.pass & sent.mask);  // is there, and 0
+  // Quads of several blocks, all on their way at once, until they are there.
+  const auto read = [&]<int kBlocks, int kQuads>(float4(&v)[kBlocks][kQuads], const auto& quad_of) {
+    std::uint32_t missing;
+    do {
+      missing = 0;
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+        for (int k = 0; k < kQuads; ++k) {
+          const int quad = quad_of(block, k);
+          v[block][k] =
+              quad < row_quads ? SentNumbers::load(x + quad) : make_float4(none, none, none, none);
+        }
+      }
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+        for (int k = 0; k < kQuads; ++k) missing |= sent.missing(v[block][k]);
+      }
+    } while (__any_sync(~0u, missing != 0));
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int k = 0; k < kQuads; ++k) v[block][k] = sent.plain(v[block][k]);
+    }
   };
   const auto norm = [&](const float4& v, const float4& w) {
     squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
@@ -157,24 +181,26 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
   };
   if constexpr (!Own::kQuantized) {
     if (row_threads == kProgramThreads) {
-      await(met, wanted);
+      const auto quad_of = [&](int p, int i) {
+        return (member + p * row_threads) * kPieceQuads + i;
+      };
+      await_phase(room);
+      float4 v[Own::kPieces][kPieceQuads];
+      read(v, quad_of);
 #pragma unroll
       for (int p = 0; p < Own::kPieces; ++p) {
-        const int first = (member + p * row_threads) * kPieceQuads;
-        float4 v[kPieceQuads];
-#pragma unroll
-        for (int i = 0; i < kPieceQuads; ++i) v[i] = read(first + i);
         if (normed) {
 #pragma unroll
-          for (int i = 0; i < kPieceQuads; ++i) v[i] = norm(v[i], weight_of(first + i));
+          for (int i = 0; i < kPieceQuads; ++i) v[p][i] = norm(v[p][i], weight_of(quad_of(p, i)));
         }
-        own.set(p, [&](int i) { return v[i]; });
+        own.set(p, [&](int i) { return v[p][i]; });
       }
       return squares;
     }
   }
   const int thread = own_thread();
-  [[maybe_unused]] FixedRoom room(reinterpret_cast<float*>(quads));
+  [[maybe_unused]] FixedRoom fixed(room.work());
+  [[maybe_unused]] auto* const quads = reinterpret_cast<float4*>(room.work());
   if constexpr (Own::kQuantized) {
     if (row_threads == kProgramThreads) {
       // A warp reads its lanes' chunks, 16 at a time.
@@ -187,13 +213,9 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
         return (round / 2 * kProgramThreads + 32 * warp + 16 * (round % 2)) * kPieceQuads;
       };
       const auto quad_of = [&](int round, int k) { return first_quad(round) + lane + 32 * k; };
-      await(met, wanted);
+      await_phase(room);
       float4 v[kRounds][kLaneQuads];
-#pragma unroll
-      for (int round = 0; round < kRounds; ++round) {
-#pragma unroll
-        for (int k = 0; k < kLaneQuads; ++k) v[round][k] = read(quad_of(round, k));
-      }
+      read(v, quad_of);
       if (normed) {
 #pragma unroll
         for (int round = 0; round < kRounds; ++round) {
@@ -209,10 +231,10 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
         if (round > 0) __syncwarp();  // the last round's have been taken
 #pragma unroll
         for (int k = 0; k < kLaneQuads; ++k) {
-          room.put(warp * kWarpQuads + lane + 32 * k, v[round][k]);
+          fixed.put(warp * kWarpQuads + lane + 32 * k, v[round][k]);
         }
         __syncwarp();
-        if (lane / 16 == round % 2) own.pieces[round / 2] = room.get(16 * warp + lane % 16);
+        if (lane / 16 == round % 2) own.pieces[round / 2] = fixed.get(16 * warp + lane % 16);
       }
       return squares;
     }
@@ -223,13 +245,9 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
   float4 w[kThreadQuads];  // of a block
 #pragma unroll
   for (int k = 0; k < kThreadQuads; ++k) w[k] = weight_of(quad_of(0, k));
-  await(met, wanted);
+  await_phase(room);
   float4 v[kMostBlocks][kThreadQuads];
-#pragma unroll
-  for (int block = 0; block < kMostBlocks; ++block) {
-#pragma unroll
-    for (int k = 0; k < kThreadQuads; ++k) v[block][k] = read(quad_of(block, k));
-  }
+  read(v, quad_of);
 #pragma unroll
   for (int block = 0; block < kMostBlocks; ++block) {
     if (block * kBlockQuads >= row_quads) break;
@@ -243,7 +261,7 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
       const int quad = thread + k * kProgramThreads;
       const float4 normal = norm(v[block][k], w[k]);
       if constexpr (Own::kQuantized) {
-        room.put(quad, normal);
+        fixed.put(quad, normal);
       } else {
         quads[gemv_detail::staged(quad)] = normal;
       }
@@ -254,7 +272,7 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
       const int first = (member + p * row_threads) * kPieceQuads - block * kBlockQuads;
       if (first < 0 || first >= kBlockQuads) continue;
       if constexpr (Own::kQuantized) {
-        own.pieces[p] = room.get(first / kPieceQuads);
+        own.pieces[p] = fixed.get(first / kPieceQuads);
       } else {
         own.set(p, [&](int i) { return quads[gemv_detail::staged(first + i)]; });
       }
@@ -266,8 +284,7 @@ __device__ float read_x(const GemvJob& job, int member, int row_threads, const s
 /// What a product's threads do at each stage is little, so that what they do around it counts: a
 /// branch that is taken costs as much as 16 bytes of weights times x.
 template <Dtype kDtype>
-__device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room& room,
-                                          std::int32_t wanted, Place at) {
+__device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room& room, Place at) {
   using namespace gemv_detail;
   using Own = OwnX<kDtype>;
   const GemvJob& job = phase.job;
@@ -298,8 +315,8 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
 
   Own own;
   own.clear();
-  float squares = read_x<kDtype>(job, member, row_threads, room.p.met, wanted,
-                                 reinterpret_cast<float4*>(room.work()), own);
+  float squares =
+      read_x<kDtype>(job, SentNumbers(room, phase.x_from), member, row_threads, room, own);
   if (job.norm_weight != nullptr) {
     squares = warp_sum(squares);
     if (lane == 0) room.squares()[warp] = squares;
@@ -416,10 +433,20 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
       if (output >= outputs) continue;
       float residual = 0;
       if (job.residual != nullptr) {
-        residual = i == thread ? residuals[thread] : __ldcg(job.residual + output);
+        const float* const from = job.residual + output;
+        residual = SentNumbers(room, phase.residual_from)
+                       .settle(from, i == thread ? residuals[thread] : SentNumbers::load(from));
       }
-      finish(job, output, product(step, row),
-             paired ? product(step, row + steps.step_outputs) : 0.0f, residual);
+      float gate = 1;
+      if (job.gate != nullptr) {
+        const float* const from = job.gate + output;
+        gate = SentNumbers(room, phase.gate_from).settle(from, SentNumbers::load(from));
+      }
+      const float number =
+          outcome(job, output, product(step, row),
+                  paired ? product(step, row + steps.step_outputs) : 0.0f, gate, residual);
+      send(phase.sent + output, number, room.pass());
+      if (job.out != nullptr) job.out[output] = number;
     }
   };
 

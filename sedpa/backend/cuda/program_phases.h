@@ -9,6 +9,7 @@
 
 #include "sedpa/backend/cuda/attention_params.h"
 #include "sedpa/backend/cuda/gemv.h"
+#include "sedpa/backend/cuda/program_exchange.h"
 #include "sedpa/backend/cuda/weight_format.h"
 #include "sedpa/core/dtype.h"
 
@@ -19,7 +20,8 @@ inline constexpr int kProgramThreads = 1 << kProgramThreadsLog2;  // that comput
 inline constexpr int kProgramThreadCols = 64;      // of x, that a thread owns at most
 inline constexpr int kProgramTileBytes = 1 << 13;  // keys of a tile; values take as much
 inline constexpr int kProgramMostStageBytes = 1 << 15;
-inline constexpr int kProgramPassSteps = 160;  // whose sums there is room for
+inline constexpr int kProgramPassSteps = 160;      // whose sums there is room for
+inline constexpr int kProgramMostPhasesLog2 = 10;  // of a pass
 /// Products that stand side by side in a phase: query, key and value.
 inline constexpr int kProgramProducts = 3;
 
@@ -50,6 +52,13 @@ struct ProductPhase {
   std::int32_t first_cta = 0;
   std::int32_t ctas = 0;
   std::int32_t* drawn = nullptr;  // stages that have gone to who came first; zero at the start
+  // Places in the exchange. Where there is one, the job reads there; what no later phase of the
+  // launch writes over goes to its own memory, too.
+  std::int32_t x_from = ProgramExchange::kBefore;
+  std::int32_t gate_from = ProgramExchange::kBefore;
+  std::int32_t residual_from = ProgramExchange::kBefore;
+  std::int32_t out_to = 0;
+  float* sent = nullptr;  // [outputs], in the exchange
 
   /// Bytes of a step.
   [[nodiscard]] constexpr std::int64_t step_bytes() const {
@@ -64,10 +73,21 @@ struct ProductPhase {
 /// A layer's attention, norms, RoPE and commit.
 struct AttentionPhase {
   AttentionParams params;
-  DecodeRoom room;
+  std::int32_t row_blocks = 0;     // units of a head
+  std::int32_t part_words = 0;     // of a CTA's part: max [rows], sum [rows], out [rows, dim]
+  std::uint64_t* parts = nullptr;  // [CTAs, part_words]
   // In device memory: keys, values of each class; of q8 there are none.
   const CUtensorMap* maps = nullptr;
-  std::int32_t* arrived = nullptr;  // [units], parts that are there; zero at the start
+  // Places in the exchange, as a product's.
+  std::int32_t queries_from = ProgramExchange::kBefore;
+  std::int32_t keys_from = ProgramExchange::kBefore;
+  std::int32_t values_from = ProgramExchange::kBefore;
+  std::int32_t out_to = 0;
+  // The first of all queries, keys, values that are read, and of the results.
+  const float* queries = nullptr;
+  const float* keys = nullptr;
+  const float* values = nullptr;
+  float* sent = nullptr;
 };
 
 /// Products, none of which reads or writes what another writes, or an attention.

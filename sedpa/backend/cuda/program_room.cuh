@@ -1,5 +1,6 @@
 #pragma once
-// The shared memory of a program's kernel (decode_program.h), its ring and its meetings.
+// The shared memory of a program's kernel (decode_program.h), its ring, and the numbers that go
+// from phase to phase.
 #include <cstdint>
 
 #include "sedpa/backend/cuda/attention_decode.cuh"
@@ -24,37 +25,6 @@ struct AttentionShare {
   std::int32_t ahead = 0;       // tiles that may be on their way
 };
 
-/// Offsets in shared memory.
-struct Offsets {
-  int positions = 0;     // [stages, tile_keys] int32: of a tile of a window class
-  int outputs = 0;       // [stages] int32: first output of a product's stage, ~ of it in the last
-  int phases = 0;        // [kPhaseSlots]
-  int pieces = 0;        // [kPhaseSlots] AttentionShare
-  int step_outputs = 0;  // [kProgramPassSteps] int32: first output of each step
-  int residuals = 0;     // [kProgramThreads] f32
-  int work = 0;          // f32: x to be handed out, or states to be merged
-  int rows = 0;          // DecodeRows, or f32 [kProgramPassSteps, kWarps]: sums of warps
-  int barriers = 0;      // [stages] there, read; [kPhaseSlots] there, ready, read
-  int small = 0;         // squares of each warp
-  int bytes = 0;
-
-  __host__ __device__ explicit Offsets(const ProgramParams& p) {
-    positions = p.stages * p.stage_bytes;
-    outputs = positions + padded(static_cast<std::size_t>(p.stages * p.tile_keys) * 4);
-    phases = outputs + padded(static_cast<std::size_t>(p.stages) * 4);
-    pieces = phases + kPhaseSlots * padded(sizeof(ProgramPhase));
-    step_outputs = pieces + padded(kPhaseSlots * sizeof(AttentionShare));
-    residuals = step_outputs + padded(kProgramPassSteps * 4);
-    work = residuals + padded(kProgramThreads * 4);
-    rows = work + padded(static_cast<std::size_t>(p.work_bytes));
-    constexpr int kSumBytes = kProgramPassSteps * kWarps * 4;
-    constexpr int kRowBytes = DecodeRows<128>::kBytes;
-    barriers = rows + padded(kSumBytes > kRowBytes ? kSumBytes : kRowBytes);
-    small = barriers + padded(static_cast<std::size_t>(2 * p.stages + 3 * kPhaseSlots) * 8);
-    bytes = small + padded(kWarps * 4);
-  }
-};
-
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 /// A place of the ring, and the parity of the barriers that its use there waits for.
@@ -76,35 +46,38 @@ struct Place {
 struct Room {
   const ProgramParams& p;
   std::byte* at;
-  Offsets offsets;
+  int phase_number;
 
-  __device__ Room(const ProgramParams& params, std::byte* shared)
-      : p(params), at(shared), offsets(params) {}
+  __device__ Room(const ProgramParams& params, std::byte* shared, int number)
+      : p(params), at(shared), phase_number(number) {}
   __device__ std::byte* stage(int i) const { return at + i * p.stage_bytes; }
   __device__ std::int32_t* positions(int i) const {
-    return reinterpret_cast<std::int32_t*>(at + offsets.positions) + i * p.tile_keys;
+    return reinterpret_cast<std::int32_t*>(at + p.offsets.positions) + i * p.tile_keys;
   }
   __device__ const ProgramPhase& phase(int slot) const {
-    return *reinterpret_cast<const ProgramPhase*>(at + offsets.phases +
+    return *reinterpret_cast<const ProgramPhase*>(at + p.offsets.phases +
                                                   slot * padded(sizeof(ProgramPhase)));
   }
   /// The first output of what a stage of a product holds; ~ of it in the CTA's last stage of the
   /// product. Past all outputs where the CTA has none: as many stages as a row takes, with nothing.
   __device__ std::int32_t& output(int i) const {
-    return reinterpret_cast<std::int32_t*>(at + offsets.outputs)[i];
+    return reinterpret_cast<std::int32_t*>(at + p.offsets.outputs)[i];
   }
   __device__ AttentionShare& share(int slot) const {
-    return reinterpret_cast<AttentionShare*>(at + offsets.pieces)[slot];
+    return reinterpret_cast<AttentionShare*>(at + p.offsets.pieces)[slot];
   }
   __device__ std::int32_t* step_outputs() const {
-    return reinterpret_cast<std::int32_t*>(at + offsets.step_outputs);
+    return reinterpret_cast<std::int32_t*>(at + p.offsets.step_outputs);
   }
-  __device__ float* residuals() const { return reinterpret_cast<float*>(at + offsets.residuals); }
-  __device__ float* work() const { return reinterpret_cast<float*>(at + offsets.work); }
-  __device__ float* sums() const { return reinterpret_cast<float*>(at + offsets.rows); }
-  __device__ float* squares() const { return reinterpret_cast<float*>(at + offsets.small); }
+  __device__ float* residuals() const { return reinterpret_cast<float*>(at + p.offsets.residuals); }
+  __device__ float* work() const { return reinterpret_cast<float*>(at + p.offsets.work); }
+  __device__ float* sums() const { return reinterpret_cast<float*>(at + p.offsets.rows); }
+  __device__ float* squares() const { return reinterpret_cast<float*>(at + p.offsets.small); }
+  __device__ std::uint32_t& pass() const {
+    return reinterpret_cast<std::uint32_t*>(at + p.offsets.small)[kWarps];
+  }
   __device__ std::uint32_t barrier(int i) const {
-    return shared_address(at + offsets.barriers) + 8 * i;
+    return shared_address(at + p.offsets.barriers) + 8 * i;
   }
   __device__ std::uint32_t stage_there(int i) const { return barrier(i); }
   __device__ std::uint32_t stage_read(int i) const { return barrier(p.stages + i); }
@@ -157,14 +130,6 @@ __device__ inline void copy_number(float* to, const float* from) {
 /// Until all numbers that this thread has asked for are there.
 __device__ inline void copied_numbers() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-/// This thread's number, as if nobody knew it yet: what follows from it is formed anew in each
-/// phase. Kept over all phases it would lie in local memory, as far away as x.
-__device__ inline int own_thread() {
-  auto thread = static_cast<int>(threadIdx.x);
-  asm volatile("" : "+r"(thread));
-  return thread;
-}
-
 /// A number that all lanes have, so that the compiler knows it: branches that depend on it need not
 /// bring lanes together again.
 __device__ inline int uniform(int number) { return __shfl_sync(~0u, number, 0); }
@@ -176,21 +141,72 @@ __device__ T* uniform(T* pointer) {
 /// Meets the other threads that compute.
 __device__ inline void join() { named_wait(kDecodeBarrier, kProgramThreads); }
 
-/// Says that this CTA has come; `join` before, so that what it has written is there for who waits.
-/// By one thread.
+/// Says that this CTA has come, by one thread. What it has sent is on its way, but need not be
+/// there before this.
 __device__ inline void come(std::int32_t* met) {
-  asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(met) : "memory");
+  asm volatile("red.relaxed.gpu.global.add.s32 [%0], 1;" ::"l"(met) : "memory");
 }
 
-/// Until `wanted` CTAs have come: what they wrote before is there.
-__device__ inline void await(const std::int32_t* met, std::int32_t wanted) {
+/// Until it is worth looking for what the CTAs send in the phase before: a third of them may still
+/// be missing, since looking takes as long as they are apart. More who look would be in their way.
+__device__ inline void await_phase(const Room& room) {
   if (threadIdx.x == 0) {
+    const int wanted = room.phase_number * room.p.ctas - room.p.ctas / 3;
     std::int32_t seen;
     do {
-      asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(met) : "memory");
+      asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(room.p.met) : "memory");
     } while (seen < wanted);
   }
   join();
+}
+
+/// Numbers from the exchange (program_exchange.h): the lowest bit of each is that of the pass that
+/// has sent it, and only then is it there. Where numbers are not sent all are there.
+struct SentNumbers {
+  std::uint32_t pass;
+  std::uint32_t mask;  // of the bit
+
+  __device__ SentNumbers(const Room& room, std::int32_t place)
+      : pass(room.pass()), mask(place == ProgramExchange::kBefore ? 0 : 1) {}
+  __device__ static float load(const float* from) {
+    float number;
+    asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(number) : "l"(from));
+    return number;
+  }
+  __device__ static float4 load(const float4* from) {
+    float4 v;
+    asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "l"(from));
+    return v;
+  }
+  /// Not 0 in the lowest bit: it is not there yet. Others mean nothing.
+  __device__ std::uint32_t missing(float number) const {
+    return (__float_as_uint(number) ^ pass) & mask;
+  }
+  __device__ std::uint32_t missing(const float4& v) const {
+    return missing(v.x) | missing(v.y) | missing(v.z) | missing(v.w);
+  }
+  /// What was sent, without the bit.
+  __device__ float plain(float number) const {
+    return __uint_as_float(__float_as_uint(number) & ~mask);
+  }
+  __device__ float4 plain(const float4& v) const {
+    return make_float4(plain(v.x), plain(v.y), plain(v.z), plain(v.w));
+  }
+  /// The number at `from`, which has been loaded once.
+  __device__ float settle(const float* from, float number) const {
+    while (missing(number) != 0) number = load(from);
+    return plain(number);
+  }
+};
+
+/// Sends a number, rounded (half to even) to what its lowest bit leaves.
+__device__ inline void send(float* to, float number, std::uint32_t pass) {
+  std::uint32_t bits = __float_as_uint(number);
+  if (number == number) bits += bits >> 1 & 1;
+  bits = (bits & ~1u) | (pass & 1);
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(bits) : "memory");
 }
 
 #endif

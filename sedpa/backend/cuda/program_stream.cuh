@@ -30,6 +30,7 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
   const std::byte* const rows = uniform(job.rows);
   const std::byte* const up_rows = uniform(job.up_rows);
   const int stages = room.p.stages;
+  const std::uint64_t policy = read_once();
   const auto copy_stage = [&](int stage, bool last) {
     const std::int64_t offset = std::int64_t{stage} * stage_bytes;
     const int first = stage * stage_outputs;
@@ -42,8 +43,8 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
         const std::uint32_t to = shared_address(room.stage(at.index));
         room.output(at.index) = last ? ~first : first;
         arrive_expecting(there, up_rows != nullptr ? 2 * part : part);
-        copy_bulk(to, rows + offset + done, part, there);
-        if (up_rows != nullptr) copy_bulk(to + stage_bytes, up_rows + offset, part, there);
+        copy_bulk(to, rows + offset + done, part, there, policy);
+        if (up_rows != nullptr) copy_bulk(to + stage_bytes, up_rows + offset, part, there, policy);
       }
       at.next(stages);
     }
@@ -85,7 +86,7 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
 __device__ inline AttentionShare share_of(const AttentionPhase& phase, const ProgramParams& p) {
   const AttentionParams& params = phase.params;
   const int keys = program_tile_keys(params.tile_dim);
-  const DecodeSplit split = decode_split(params, phase.room.row_blocks, static_cast<int>(gridDim.x),
+  const DecodeSplit split = decode_split(params, phase.row_blocks, static_cast<int>(gridDim.x),
                                          keys, __ldcg(params.state.past));
   AttentionShare share;
   if (static_cast<int>(blockIdx.x) >= split.count()) return share;
@@ -131,8 +132,9 @@ __device__ inline Place stream_keys(const AttentionPhase& phase, const Attention
   const int end_unit = uniform(share.piece.first_unit + share.piece.units);
   const int first_tile = uniform(share.piece.first_tile);
   const int end_tile = uniform(share.piece.end_tile);
+  const std::uint64_t policy = read_once();
   for (int unit = first_unit; unit < end_unit; ++unit) {
-    const int head = uniform(unit / phase.room.row_blocks);
+    const int head = uniform(unit / phase.row_blocks);
     for (int tile = first_tile; tile < end_tile; ++tile) {
       const int first = tile * keys;
       wait_for_stage(room, at, ahead);
@@ -146,12 +148,12 @@ __device__ inline Place stream_keys(const AttentionPhase& phase, const Attention
           const RawRows key(of.keys, of.key_row_bytes, row, count);
           const RawRows value(of.values, of.value_row_bytes, row, count);
           arrive_expecting(there, key.bytes + value.bytes + position_bytes);
-          copy_bulk(to, key.begin, key.bytes, there);
-          copy_bulk(to + kProgramTileBytes, value.begin, value.bytes, there);
+          copy_bulk(to, key.begin, key.bytes, there, policy);
+          copy_bulk(to + kProgramTileBytes, value.begin, value.bytes, there, policy);
         } else {
           arrive_expecting(there, tile_bytes);
-          copy_rows(to, maps, first, head, there);
-          copy_rows(to + kProgramTileBytes, maps + 1, first, head, there);
+          copy_rows(to, maps, first, head, there, policy);
+          copy_rows(to + kProgramTileBytes, maps + 1, first, head, there, policy);
         }
         // Step state is padded to whole tiles.
         if (positions != nullptr) {

@@ -65,17 +65,18 @@ __device__ __forceinline__ float reduce_four(const float (&v)[kGroupSteps], int 
   return sum;
 }
 
-/// What becomes of the product (or products) of output i. residual: its own, 0 where there is none.
-__device__ __forceinline__ void finish(const GemvJob& job, std::int64_t i, float v, float up,
-                                       float residual) {
+/// What becomes of the product (or products) of output i. gate, residual: its own; 1, 0 where there
+/// is none.
+__device__ __forceinline__ float outcome(const GemvJob& job, std::int64_t i, float v, float up,
+                                         float gate, float residual) {
   if (job.bias != nullptr) v += job.bias[i];
   if (job.up_rows != nullptr) {
     if (job.up_bias != nullptr) up += job.up_bias[i];
     v = silu(v) * up;
   } else if (job.gate != nullptr) {
-    v = silu(__ldcg(job.gate + i)) * v;
+    v = silu(gate) * v;
   }
-  job.out[i] = v + residual;
+  return v + residual;
 }
 
 }  // namespace sedpa::cuda::gemv_detail
