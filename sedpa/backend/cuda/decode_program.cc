@@ -149,14 +149,12 @@ void DecodeProgram::flush() {
       product.part_bytes = params.stage_bytes;
     }
   }
-  const auto fits = [&](std::int32_t stages) {
-    params.stages = stages;
-    params.offsets = program_offsets(params);
-    return static_cast<std::size_t>(params.offsets.bytes) <= device_.shared_bytes_a_block;
+  const auto bytes_of = [&](std::int32_t stages) {
+    return static_cast<std::size_t>(program_offsets(params, stages).bytes);
   };
-  std::int32_t stages = 1;
-  while (fits(stages + 1)) ++stages;
-  (void)fits(stages);
+  params.stages = 1;
+  while (bytes_of(params.stages + 1) <= device_.shared_bytes_a_block) ++params.stages;
+  params.offsets = program_offsets(params, params.stages);
   params.ctas = device_.multiprocessors;
   const std::int32_t in_flight =
       (kInFlightBytes + params.stage_bytes / 2) / params.stage_bytes;  // stages, rounded

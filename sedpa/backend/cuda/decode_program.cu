@@ -143,11 +143,11 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-ProgramOffsets program_offsets(const ProgramParams& p) {
+ProgramOffsets program_offsets(const ProgramParams& p, std::int32_t stages) {
   ProgramOffsets at;
-  at.positions = p.stages * p.stage_bytes;
-  at.outputs = at.positions + padded(static_cast<std::size_t>(p.stages * p.tile_keys) * 4);
-  at.phases = at.outputs + padded(static_cast<std::size_t>(p.stages) * 4);
+  at.positions = stages * p.stage_bytes;
+  at.outputs = at.positions + padded(static_cast<std::size_t>(stages * p.tile_keys) * 4);
+  at.phases = at.outputs + padded(static_cast<std::size_t>(stages) * 4);
   at.pieces = at.phases + kPhaseSlots * padded(sizeof(ProgramPhase));
   at.step_outputs = at.pieces + padded(kPhaseSlots * sizeof(AttentionShare));
   at.residuals = at.step_outputs + padded(kProgramPassSteps * 4);
@@ -156,7 +156,7 @@ ProgramOffsets program_offsets(const ProgramParams& p) {
   constexpr int kSumBytes = kProgramPassSteps * kWarps * 4;
   constexpr int kRowBytes = DecodeRows<128>::kBytes;
   at.barriers = at.rows + padded(kSumBytes > kRowBytes ? kSumBytes : kRowBytes);
-  at.small = at.barriers + padded(static_cast<std::size_t>(2 * p.stages + 3 * kPhaseSlots) * 8);
+  at.small = at.barriers + padded(static_cast<std::size_t>(2 * stages + 3 * kPhaseSlots) * 8);
   at.bytes = at.small + padded((kWarps + 1) * 4) + kAlignment;
   return at;
 }

@@ -55,8 +55,9 @@ struct ProgramParams {
   ProgramOffsets offsets;
 };
 
-/// How shared memory is laid out for so many stages of such a size.
-[[nodiscard]] ProgramOffsets program_offsets(const ProgramParams& params);
+/// How shared memory is laid out for so many stages of the size, work and tiles that `params`
+/// names.
+[[nodiscard]] ProgramOffsets program_offsets(const ProgramParams& params, std::int32_t stages);
 /// Bytes for merges of a layer's attention.
 [[nodiscard]] std::int32_t program_merge_bytes(const AttentionParams& params);
 /// Whether the kernel is built for the device; lets it have shared memory. Once, on the device.

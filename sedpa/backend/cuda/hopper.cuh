@@ -111,6 +111,7 @@ __device__ inline void copy_bulk(std::uint32_t to, const void* from, int bytes,
       : "memory");
 }
 
+/// The same, under a policy of L2.
 __device__ inline void copy_bulk(std::uint32_t to, const void* from, int bytes,
                                  std::uint32_t barrier, std::uint64_t policy) {
   asm volatile(
