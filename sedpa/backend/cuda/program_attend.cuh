@@ -225,6 +225,23 @@ struct PlainTiles {
   }
 };
 
+/// Where a head vector comes from, and its place in the exchange.
+struct VectorSource {
+  const float* from;
+  std::int32_t place;
+
+  __device__ VectorSource(const AttentionPhase& phase, const HeadVector& vector, RowKind kind)
+      : from(phase.queries + vector.column), place(phase.queries_from) {
+    if (kind == RowKind::key) {
+      from = phase.keys + (vector.column - phase.params.key_column(0));
+      place = phase.keys_from;
+    } else if (kind == RowKind::value) {
+      from = phase.values + (vector.column - phase.params.value_column(0));
+      place = phase.values_from;
+    }
+  }
+};
+
 template <class Tiles>
 __device__ __forceinline__ Place attend(const AttentionPhase& phase, const AttentionShare& share,
                                         const Room& room, Place at) {
@@ -254,16 +271,9 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
     const DecodeUnit unit(p, phase.row_blocks, piece.head_class, piece.first_unit + u);
     prepare_unit<T, kDim>(p, unit, has_own, past, kWarps, rows, room.work(),
                           [&](const HeadVector& vector, RowKind kind, float* to) {
-                            const bool key = kind == RowKind::key;
-                            const bool value = kind == RowKind::value;
-                            const float* const from =
-                                key     ? phase.keys + (vector.column - p.key_column(0))
-                                : value ? phase.values + (vector.column - p.value_column(0))
-                                        : phase.queries + vector.column;
-                            const std::int32_t place = key     ? phase.keys_from
-                                                       : value ? phase.values_from
-                                                               : phase.queries_from;
-                            prepare_row(p, vector, 0, kDim, to, from, SentNumbers(room, place));
+                            const VectorSource source(phase, vector, kind);
+                            prepare_row(p, vector, 0, kDim, to, source.from,
+                                        SentNumbers(room, source.place));
                           });
     std::uint32_t queries[kDim / 16][4];
     const Tiles tiles(of, unit.head);

@@ -86,8 +86,8 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
 __device__ inline AttentionShare share_of(const AttentionPhase& phase, const ProgramParams& p) {
   const AttentionParams& params = phase.params;
   const int keys = program_tile_keys(params.tile_dim);
-  const DecodeSplit split = decode_split(params, phase.row_blocks, static_cast<int>(gridDim.x),
-                                         keys, __ldcg(params.state.past));
+  const DecodeSplit split =
+      decode_split(params, phase.row_blocks, p.ctas, keys, __ldcg(params.state.past));
   AttentionShare share;
   if (static_cast<int>(blockIdx.x) >= split.count()) return share;
   share.piece = split.piece(static_cast<int>(blockIdx.x));
