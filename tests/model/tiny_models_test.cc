@@ -37,6 +37,7 @@ struct TinyModel {
 
 std::vector<TinyModel> tiny_models() {
   std::ifstream file(kData + "cases.json");
+  if (!file) throw std::runtime_error(kData + "cases.json: cannot be opened");
   std::vector<TinyModel> models;
   for (const auto& entry : nlohmann::json::parse(file)) {
     TinyModel model;

@@ -44,7 +44,9 @@ bool takes_rows(const AttentionParams& params) {
 
 DecodeProgram::DecodeProgram(const DeviceTraits& device, cudaStream_t stream)
     : device_(device), stream_(stream), runs_(prepare_program(device) && has_tile_maps()) {
-  if (runs_) memory_ = DeviceMemory(kBytes);
+  if (!runs_) return;
+  memory_ = DeviceMemory(kBytes);
+  check(cudaMemsetAsync(memory_.data() + kPassAt, 0, sizeof(std::uint32_t), stream_));
 }
 
 bool DecodeProgram::room_for_one() const { return runs_ && phases_.size() < kMostPhases; }
@@ -205,7 +207,6 @@ void DecodeProgram::connect() {
   exchange_memory_ = DeviceMemory(bytes);
   // No number is there yet for the first pass, which is number 1.
   check(cudaMemsetAsync(exchange_memory_.data(), 0, bytes, stream_));
-  check(cudaMemsetAsync(memory_.data() + kPassAt, 0, sizeof(std::uint32_t), stream_));
   auto* const numbers = reinterpret_cast<float*>(exchange_memory_.data());
   const auto from = [&](std::int32_t place, const float* before) -> const float* {
     return place == ProgramExchange::kBefore ? before : numbers + place;
