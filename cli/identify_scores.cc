@@ -51,6 +51,7 @@ void identify_by_scores(const IdentifyOptions& options) {
       .sink = options.sink,
       .recent = options.recent,
       .chunk = options.chunk};
+  note_untrained(*engine, scoring.context);
   const FillerText filler = FillerText::read(engine->tokenizer(), text_or_shipped(options.text));
   check_writable(options.output);
   load(*engine, scoring_session(*engine, scoring));

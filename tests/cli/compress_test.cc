@@ -1,4 +1,5 @@
 // sedpa compress, as a user sees it.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -62,6 +63,17 @@ TEST_F(CompressCommand, WritesAModelThatEveryCommandRuns) {
   expect_refusal({"compress", "-m", output_, "-o", folder_ / "twice.gguf", "--text", text_,
                   "--context", "2048"},
                  1, {"is compressed already"});
+}
+
+TEST_F(CompressCommand, NotesASequenceBeyondTheTrainedContext) {
+  for (const auto& [context, notes] : {std::pair{"4096", 0}, {"4100", 1}}) {
+    const Outcome outcome =
+        run_sedpa({"compress", "-m", model_, "-o", folder_ / fmt::format("{}.gguf", context),
+                   "--text", text_, "--context", context, "--calibration-tokens", "8192"});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.error;
+    EXPECT_EQ(outcome.error_lines(), notes) << outcome.error;
+    EXPECT_EQ(outcome.error.find("beyond the 4096 that") != std::string::npos, notes > 0);
+  }
 }
 
 TEST_F(CompressCommand, GoesByAPatternAsPublished) {

@@ -75,6 +75,13 @@ TEST_F(NeedleCommands, NoteWhatIsBeyondTheTrainedContextOnce) {
     EXPECT_EQ(outcome.error_lines(), notes) << outcome.error;
     EXPECT_EQ(outcome.error.find("beyond the 600 that") != std::string::npos, notes > 0);
   }
+  for (const auto& [context, beyond] : {std::pair{"600", false}, {"700", true}}) {
+    const Outcome outcome = run_sedpa({"identify", "-m", short_model, "--text", text_, "-o",
+                                       folder_ / "scores", "--method", "copy-score", "--context",
+                                       context, "--sink", "8", "--recent", "32"});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.error;
+    EXPECT_EQ(outcome.error.find("beyond the 600 that") != std::string::npos, beyond);
+  }
 }
 
 TEST_F(NeedleCommands, HelpHasAnExample) {
