@@ -202,9 +202,9 @@ void run(const Options& options) {
   shown.path = text_or_shipped(shown.path);
   shown.probes_only = wanted.published.has_value();
   shown.thin_heads = wanted.thin.has_value();
-  if (shown.context) note_untrained(*engine, *shown.context);
   const CalibrationText text = make_calibration_text(*engine, shown);
   engine->check_memory(plan_compression(*engine, text, wanted), "use fewer --calibration-tokens");
+  if (shown.context) note_untrained(*engine, *shown.context);
   show_notes();
   ProgressBar bar("compressing");
   const CompressResult result = compress(

@@ -60,7 +60,7 @@ class Compression {
         heads_(options.thin ? options.thin->heads : engine.full_plan()),
         text_(text),
         options_(options),
-        output_(without_slash(output)),
+        output_(writes_directory() ? without_slash(output) : output),
         progress_(progress),
         type_(factor_type(engine, options)),
         places_(all_attention_places(config_)),
@@ -90,6 +90,22 @@ class Compression {
   }
 
  private:
+  [[nodiscard]] bool writes_directory() const { return engine_.checkpoint().gguf() == nullptr; }
+  /// What is written is a file, or a directory, as the model is.
+  void check_name() const {
+    if (!writes_directory()) {
+      if (!fs::is_directory(output_)) return;
+      fail("{}: is a directory, expected the name of a file: {} is one", output_,
+           engine_.model_path());
+    }
+    if (output_.ends_with(".gguf")) {
+      fail("{}: {} is a directory, and so is what is written: expected a name without .gguf",
+           output_, engine_.model_path());
+    }
+    if (fs::exists(output_)) {
+      fail("{}: is there already, expected a new name for the directory", output_);
+    }
+  }
   void check() const {
     const std::string& path = engine_.model_path();
     refuse_compressed(engine_);
@@ -101,15 +117,13 @@ class Compression {
     if (!folder.empty() && !fs::is_directory(folder)) {
       fail("{}: cannot be written: there is no directory {}", output_, folder.string());
     }
-    if (engine_.checkpoint().gguf() == nullptr && fs::exists(output_)) {
-      fail("{}: is there already, expected a new name for the directory", output_);
-    }
+    check_name();
     for (const Place& place : places_) {
       if (place.cols % block_size(type_) == 0) continue;
       fail("{}: {} has rows of {} numbers, which {} cannot store; use --type f16", path,
            engine_.checkpoint().tensor_name(place.role, place.layer), place.cols, name(type_));
     }
-    if (engine_.checkpoint().gguf() == nullptr && block_size(type_) > 1) {
+    if (writes_directory() && block_size(type_) > 1) {
       fail("--type is {}, expected f32, f16 or bf16: safetensors files have no other", name(type_));
     }
     if (options_.cut && !options_.thin) check_budget();

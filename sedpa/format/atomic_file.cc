@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <system_error>
 #include <utility>
 
@@ -19,6 +20,10 @@ constexpr std::size_t kPendingBytes = std::size_t{1} << 20;
 }  // namespace
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path_, ignored)) {
+    fail("{}: is a directory, expected the name of a file", path_);
+  }
   static std::atomic<unsigned> counter{0};  // two writers of one process never share a name
   do {
     temporary_ = fmt::format("{}.{}-{}.tmp", path_, ::getpid(), counter.fetch_add(1));

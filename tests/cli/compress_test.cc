@@ -174,6 +174,10 @@ TEST_F(CompressCommand, RefusesWhatMakesNoSense) {
   expect_refusal(command(output_, {"--memory-limit", "1M"}), 1,
                  {"--memory-limit", "--calibration-tokens"});
   expect_refusal(command(model_), 1, {"is the model itself"});
+  std::filesystem::create_directory(folder_ / "there");
+  expect_refusal(command(folder_ / "there"), 1, {"there: is a directory", "expected"});
+  expect_refusal(command(folder_ / "there/"), 1, {"there/: is a directory", "expected"});
+  expect_refusal(command(folder_ / "new/"), 1, {"new/: cannot be written"});
   expect_refusal(command(folder_ / "no/such.gguf"), 1, {"such.gguf"});
   EXPECT_FALSE(std::filesystem::exists(output_));
 }

@@ -92,6 +92,7 @@ TEST(AtomicFile, AppearsOnCommitOnly) {
   file.commit();
   EXPECT_EQ(text_of(MappedFile::open(path)), "new");
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
+  test::expect_error([&] { AtomicFile directory(dir / ""); }, {"is a directory", "expected"});
   test::expect_error([&] { AtomicFile nowhere(dir / "no/such/place"); },
                      {"no/such/place", "cannot create"});
 }
