@@ -106,6 +106,7 @@ class Compression {
       fail("{}: is there already, expected a new name for the directory", output_);
     }
   }
+
   void check() const {
     const std::string& path = engine_.model_path();
     refuse_compressed(engine_);
