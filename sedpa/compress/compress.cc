@@ -17,6 +17,7 @@
 #include "sedpa/core/hash.h"
 #include "sedpa/core/log.h"
 #include "sedpa/core/thread_pool.h"
+#include "sedpa/format/atomic_file.h"
 #include "sedpa/format/json.h"
 
 namespace sedpa {
@@ -94,9 +95,8 @@ class Compression {
   /// What is written is a file, or a directory, as the model is.
   void check_name() const {
     if (!writes_directory()) {
-      if (!fs::is_directory(output_)) return;
-      fail("{}: is a directory, expected the name of a file: {} is one", output_,
-           engine_.model_path());
+      const AtomicFile refuses_what_no_file_can_be(output_);  // not committed
+      return;
     }
     if (output_.ends_with(".gguf")) {
       fail("{}: {} is a directory, and so is what is written: expected a name without .gguf",

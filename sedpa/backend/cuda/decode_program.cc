@@ -198,8 +198,7 @@ void DecodeProgram::connect() {
     if (phase.attends())
       part_words = std::max(part_words, std::int64_t{phase.attention.part_words});
   }
-  const auto number_bytes =
-      static_cast<std::size_t>(round_up(exchange_.floats(), 32)) * sizeof(float);
+  const std::size_t number_bytes = static_cast<std::size_t>(exchange_.floats()) * sizeof(float);
   const std::size_t bytes =
       number_bytes +
       static_cast<std::size_t>(device_.multiprocessors * part_words) * sizeof(std::uint64_t);

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "sedpa/backend/cuda/decode_program.h"
+#include "sedpa/backend/cuda/launch.h"
 #include "sedpa/backend/cuda/program_attend.cuh"
 #include "sedpa/backend/cuda/program_attend_q8.cuh"
 #include "sedpa/backend/cuda/program_multiply.cuh"
@@ -180,8 +181,8 @@ bool prepare_program(const DeviceTraits& device) {
 
 void launch_pass_start(std::int32_t* counters, std::int32_t words, std::uint32_t* pass,
                        cudaStream_t stream) {
-  pass_start_kernel<<<1, kStartThreads, 0, stream>>>(counters, words, pass);
-  check(cudaGetLastError());
+  launch({.grid = dim3(1), .block = dim3(kStartThreads), .stream = stream}, pass_start_kernel,
+         counters, words, pass);
 }
 
 void launch_program(const DeviceTraits& device, const ProgramParams& params, cudaStream_t stream) {

@@ -56,6 +56,8 @@ std::optional<std::int32_t> ProgramExchange::find(const float* from, std::int64_
   return place;
 }
 
+std::int32_t ProgramExchange::floats() const { return round_up(floats_, kLine); }
+
 bool ProgramExchange::lasts(std::int32_t place) const {
   return std::any_of(live_.begin(), live_.end(),
                      [&](const Range& range) { return range.sent == place; });

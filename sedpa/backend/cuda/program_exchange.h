@@ -30,7 +30,8 @@ class ProgramExchange {
   /// The launch ends here: later ones find all numbers in memory.
   void end_launch() { live_.clear(); }
 
-  [[nodiscard]] std::int32_t floats() const { return floats_; }
+  /// Of the whole exchange, in whole lines.
+  [[nodiscard]] std::int32_t floats() const;
 
  private:
   struct Range {
