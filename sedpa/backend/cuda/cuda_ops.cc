@@ -103,8 +103,10 @@ class CudaOps final : public Ops {
         attention_(device_, stream_.get()),
         train_(make_train_ops(stream_.get(), [this] { flush(); })),
         dense_(make_dense_ops(stream_.get())),
-        argmax_(kArgmaxBlocks * (sizeof(float) + sizeof(std::int32_t)) + sizeof(std::int32_t)),
-        pinned_(kPinnedBytes) {}
+        argmax_(sizeof(ArgmaxScratch)),
+        pinned_(kPinnedBytes) {
+    check(cudaMemsetAsync(argmax_.data(), 0, sizeof(ArgmaxScratch), stream_.get()));
+  }
   ~CudaOps() override { (void)cudaStreamSynchronize(stream_.get()); }
 
   [[nodiscard]] OpsTraits traits() const override {
@@ -173,12 +175,8 @@ class CudaOps final : public Ops {
   }
   std::int32_t argmax(Rows row) override {
     flush();
-    auto* values = reinterpret_cast<float*>(argmax_.data());
-    auto* indices = reinterpret_cast<std::int32_t*>(values + kArgmaxBlocks);
-    std::int32_t* result = indices + kArgmaxBlocks;
-    cuda::argmax(row.data, row.cols, {values, indices}, result, stream_.get());
-    check(cudaMemcpyAsync(pinned_.data(), result, sizeof(std::int32_t), cudaMemcpyDeviceToHost,
-                          stream_.get()));
+    cuda::argmax(row.data, row.cols, reinterpret_cast<ArgmaxScratch*>(argmax_.data()),
+                 reinterpret_cast<std::int32_t*>(pinned_.data()), stream_.get());
     check(cudaStreamSynchronize(stream_.get()));
     std::int32_t index = 0;
     std::memcpy(&index, pinned_.data(), sizeof index);
@@ -358,7 +356,7 @@ class CudaOps final : public Ops {
   AttentionRunner attention_;
   std::unique_ptr<TrainOps> train_;
   std::unique_ptr<DenseOps> dense_;
-  DeviceMemory argmax_;  // [values | indices | result]
+  DeviceMemory argmax_;  // ArgmaxScratch
   PinnedMemory pinned_;
   OpList ops_;  // of the pass that is being written down
   bool recording_ = false;

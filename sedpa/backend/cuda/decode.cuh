@@ -112,14 +112,17 @@ __device__ __forceinline__ float larger(float a, float b) {
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(a), "f"(b));
   return most;
 }
-/// Four codes times four bytes of x, summed; x signed or not.
-__device__ __forceinline__ int dot_signed(std::uint32_t codes, std::uint32_t x, int sum) {
-  return __dp4a(static_cast<int>(codes), static_cast<int>(x), sum);
+/// Four codes times four columns of x, added to the sums of bytes b and of bytes a.
+__device__ __forceinline__ void add_products(std::uint32_t codes, const FixedX& x, int word,
+                                             int (&sums)[2]) {
+  asm("dp4a.s32.u32 %0, %1, %2, %0;" : "+r"(sums[0]) : "r"(codes), "r"(x.bytes[0][word]));
+  asm("dp4a.s32.s32 %0, %1, %2, %0;" : "+r"(sums[1]) : "r"(codes), "r"(x.bytes[1][word]));
 }
-__device__ __forceinline__ int dot_unsigned(std::uint32_t codes, std::uint32_t x, int sum) {
-  int out;
-  asm("dp4a.s32.u32 %0, %1, %2, %3;" : "=r"(out) : "r"(codes), "r"(x), "r"(sum));
-  return out;
+/// The same of codes that are unsigned bytes.
+__device__ __forceinline__ void add_unsigned_products(std::uint32_t codes, const FixedX& x,
+                                                      int word, int (&sums)[2]) {
+  asm("dp4a.u32.u32 %0, %1, %2, %0;" : "+r"(sums[0]) : "r"(codes), "r"(x.bytes[0][word]));
+  asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sums[1]) : "r"(codes), "r"(x.bytes[1][word]));
 }
 
 /// What turns a chunk of x, the largest of which is `most`, into integers, and these into numbers.
@@ -149,12 +152,11 @@ __device__ __forceinline__ FixedQuad fixed_quad(const float4& v, float inverse) 
   const float x[4] = {v.x, v.y, v.z, v.w};
   std::uint32_t n[4];
   FixedQuad quad;
-  quad.sum = 0;
 #pragma unroll
   for (int b = 0; b < 4; ++b) {
-    n[b] = __float_as_uint(fmaf(x[b], inverse, kRound)) - kRoundBits;
-    quad.sum += static_cast<int>(n[b]);
+    n[b] = __float_as_uint(fmaf(x[b], inverse, kRound));  // the integer in its lower half
   }
+  quad.sum = static_cast<int>(n[0] + n[1] + n[2] + n[3] - 4 * kRoundBits);
   const std::uint32_t low01 = __byte_perm(n[0], n[1], 0x5140u);  // b b a a
   const std::uint32_t low23 = __byte_perm(n[2], n[3], 0x5140u);
   quad.bytes[0] = __byte_perm(low01, low23, 0x5410u);
@@ -194,17 +196,24 @@ template <Dtype kDtype>
 __device__ __forceinline__ float dot(const Chunk& chunk, const FixedX& x) {
   constexpr int kParts = kDtype == Dtype::q6_k ? 2 : 1;  // that have a scale each
   int sums[kParts][2] = {};
+  constexpr bool kNibbles = kDtype == Dtype::q4_0 || kDtype == Dtype::q4_1 || kDtype == Dtype::q4_k;
+  if constexpr (kNibbles) {
+    // The upper ones where they stand: 16 times as much, which one shift of the sum undoes.
+#pragma unroll
+    for (int v = 0; v < 4; ++v) {
+      add_unsigned_products(word_of(chunk.codes, v) & 0xf0f0f0f0u, x, 4 + v, sums[0]);
+    }
+    sums[0][0] >>= 4, sums[0][1] >>= 4;
+  }
 #pragma unroll
   for (int v = 0; v < 4; ++v) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < (kNibbles ? 1 : 2); ++half) {
       const int u = half * 4 + v;
       const uint4& words = kDtype == Dtype::q8_0 && half == 1 ? chunk.more_codes : chunk.codes;
       const std::uint32_t high = kDtype == Dtype::q6_k && half == 1 ? chunk.high.y : chunk.high.x;
       const std::uint32_t codes = codes_of<kDtype>(word_of(words, v), high, u);
-      int(&sum)[2] = sums[kParts == 2 ? half : 0];
-      sum[0] = dot_unsigned(codes, x.bytes[0][u], sum[0]);
-      sum[1] = dot_signed(codes, x.bytes[1][u], sum[1]);
+      add_products(codes, x, u, sums[kParts == 2 ? half : 0]);
     }
   }
   // Of codes times x, in units of x.scale.

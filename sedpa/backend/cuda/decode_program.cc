@@ -1,6 +1,7 @@
 #include "sedpa/backend/cuda/decode_program.h"
 
 #include <algorithm>
+#include <bit>
 #include <iterator>
 #include <optional>
 
@@ -16,10 +17,11 @@ constexpr std::int32_t kWorkBytes = 16384;
 constexpr std::int32_t kStageAlignment = 1024;
 /// A stage holds at least so much: small rows come many at a time.
 constexpr std::int32_t kLeastStageBytes = 2 * kProgramTileBytes;
-constexpr std::int32_t kLeastQuantizedStageBytes = 20480;
+/// Quantised rows go two steps at a time, where those take no more than this.
+constexpr std::int32_t kMostPairBytes = 20480;
 /// What a multiprocessor may have asked for and not got. The memory answers in about a microsecond:
 /// less leaves it idle, more makes some multiprocessors wait for others, who are then late.
-constexpr std::int32_t kInFlightBytes = 48 << 10;
+constexpr std::int32_t kInFlightBytes = 44 << 10;
 
 constexpr int kMapsAt = 0;
 constexpr std::size_t kPhasesAt = kMostPhases * kMapsAPhase * sizeof(CUtensorMap);
@@ -130,6 +132,7 @@ void DecodeProgram::flush() {
   std::int32_t stage = kLeastStageBytes;
   ProgramParams params;
   params.work_bytes = kWorkBytes;
+  bool quantized = false;
   const std::span<ProgramPhase> phases = std::span(phases_).subspan(launched_);
   for (ProgramPhase& phase : phases) {
     if (phase.attends()) {
@@ -139,15 +142,22 @@ void DecodeProgram::flush() {
     }
     for (const ProductPhase& product : phase.all_products()) {
       stage = std::max(stage, static_cast<std::int32_t>(product.least_stage()));
-      if (is_quantized(product.dtype)) stage = std::max(stage, kLeastQuantizedStageBytes);
+      if (is_quantized(product.dtype)) {
+        quantized = true;
+        const auto pair = static_cast<std::int32_t>(2 * product.step_bytes());
+        if (pair <= kMostPairBytes) stage = std::max(stage, pair);
+      }
     }
   }
   params.stage_bytes = round_up(stage, kStageAlignment);
+  params.sum_bytes = program_sum_bytes(quantized);
   for (ProgramPhase& phase : phases) {
     for (ProductPhase& product : phase.all_products()) {
       if (product.row_parts > 1) continue;
-      const std::int64_t fitting = params.stage_bytes / product.step_bytes();
-      product.stage_steps = std::min(static_cast<std::int32_t>(fitting), kProgramPassSteps);
+      // A group of steps is some whole stages.
+      const auto fitting = static_cast<std::uint64_t>(params.stage_bytes / product.step_bytes());
+      product.stage_steps = std::min(static_cast<std::int32_t>(std::bit_floor(fitting)),
+                                     program_group_steps(is_quantized(product.dtype)));
       product.part_bytes = params.stage_bytes;
     }
   }

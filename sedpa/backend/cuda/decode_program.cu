@@ -154,12 +154,17 @@ ProgramOffsets program_offsets(const ProgramParams& p, std::int32_t stages) {
   at.residuals = at.step_outputs + padded(kProgramPassSteps * 4);
   at.work = at.residuals + padded(kProgramThreads * 4);
   at.rows = at.work + padded(static_cast<std::size_t>(p.work_bytes));
-  constexpr int kSumBytes = kProgramPassSteps * kWarps * 4;
   constexpr int kRowBytes = DecodeRows<128>::kBytes;
-  at.barriers = at.rows + padded(kSumBytes > kRowBytes ? kSumBytes : kRowBytes);
+  at.barriers =
+      at.rows + padded(static_cast<std::size_t>(p.sum_bytes > kRowBytes ? p.sum_bytes : kRowBytes));
   at.small = at.barriers + padded(static_cast<std::size_t>(2 * stages + 3 * kPhaseSlots) * 8);
   at.bytes = at.small + padded((kWarps + 1) * 4) + kAlignment;
   return at;
+}
+
+std::int32_t program_sum_bytes(bool quantized) {
+  const int lane_sums = quantized ? program_group_steps(quantized) * 32 : 0;
+  return (kProgramPassSteps + lane_sums) * kWarps * 4;
 }
 
 std::int32_t program_merge_bytes(const AttentionParams& params) {

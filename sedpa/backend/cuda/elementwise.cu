@@ -75,26 +75,35 @@ __device__ Best block_best(Best best) {
   return best;
 }
 
-__global__ void argmax_blocks(const float* row, std::int64_t count, ArgmaxScratch scratch) {
+constexpr int kArgmaxThreads = 512;
+
+__global__ void __launch_bounds__(kArgmaxThreads)
+    argmax_kernel(const float* row, std::int64_t count, ArgmaxScratch* scratch,
+                  std::int32_t* result) {
   wait_for_previous();
   let_next_begin();
-  Best best = {-INFINITY, 0x7fffffff};
+  constexpr Best kNone = {-INFINITY, 0x7fffffff};
+  Best best = kNone;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += step) {
     best = better(best, {row[i], static_cast<std::int32_t>(i)});
   }
   best = block_best(best);
-  if (threadIdx.x != 0) return;
-  scratch.values[blockIdx.x] = best.value;
-  scratch.indices[blockIdx.x] = best.index;
-}
-
-__global__ void argmax_all(ArgmaxScratch scratch, std::int32_t* result) {
-  wait_for_previous();
-  let_next_begin();
-  const Best best = block_best({scratch.values[threadIdx.x], scratch.indices[threadIdx.x]});
-  if (threadIdx.x == 0) *result = isfinite(best.value) ? best.index : -1;
+  __shared__ bool is_last;
+  if (threadIdx.x == 0) {
+    scratch->values[blockIdx.x] = best.value;
+    scratch->indices[blockIdx.x] = best.index;
+    __threadfence();
+    is_last = atomicInc(&scratch->done, gridDim.x - 1) == gridDim.x - 1;
+    __threadfence();
+  }
+  __syncthreads();
+  if (!is_last) return;
+  const unsigned i = threadIdx.x;
+  best = block_best(i < gridDim.x ? Best{__ldcg(scratch->values + i), __ldcg(scratch->indices + i)}
+                                  : kNone);
+  if (i == 0) *result = isfinite(best.value) ? best.index : -1;
 }
 
 }  // namespace
@@ -132,12 +141,11 @@ void swiglu(Rows gate_up, Rows out, cudaStream_t stream) {
   }
 }
 
-void argmax(const float* row, std::int64_t count, ArgmaxScratch scratch, std::int32_t* result,
+void argmax(const float* row, std::int64_t count, ArgmaxScratch* scratch, std::int32_t* result,
             cudaStream_t stream) {
-  launch({.grid = dim3(kArgmaxBlocks), .block = dim3(512), .stream = stream, .early = true},
-         argmax_blocks, row, count, scratch);
-  launch({.grid = dim3(1), .block = dim3(kArgmaxBlocks), .stream = stream, .early = true},
-         argmax_all, scratch, result);
+  launch(
+      {.grid = dim3(kArgmaxBlocks), .block = dim3(kArgmaxThreads), .stream = stream, .early = true},
+      argmax_kernel, row, count, scratch, result);
 }
 
 }  // namespace sedpa::cuda

@@ -14,14 +14,16 @@ void norm(Rows x, const float* weight, std::int64_t width, float epsilon, Rows o
 /// out = silu(gate) * up for rows [gate | up].
 void swiglu(Rows gate_up, Rows out, cudaStream_t stream);
 
-/// The index of the largest of `count` numbers, the lowest of equals; -1 when one is NaN or +inf,
-/// or none is finite. `partial` [kArgmaxBlocks] numbers and indices; `result` [1].
 inline constexpr int kArgmaxBlocks = 64;
+/// What blocks leave for the last of them.
 struct ArgmaxScratch {
-  float* values;          // [kArgmaxBlocks]
-  std::int32_t* indices;  // [kArgmaxBlocks]
+  float values[kArgmaxBlocks];
+  std::int32_t indices[kArgmaxBlocks];
+  unsigned done;  // blocks; zero before and after
 };
-void argmax(const float* row, std::int64_t count, ArgmaxScratch scratch, std::int32_t* result,
+/// The index of the largest of `count` numbers, the lowest of equals; -1 when one is NaN or +inf,
+/// or none is finite. `result` [1] may be page-locked memory of the host.
+void argmax(const float* row, std::int64_t count, ArgmaxScratch* scratch, std::int32_t* result,
             cudaStream_t stream);
 
 }  // namespace sedpa::cuda

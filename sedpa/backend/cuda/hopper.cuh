@@ -27,6 +27,20 @@ __device__ inline void arrive_expecting(std::uint32_t at, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes)
                : "memory");
 }
+/// Whether the phase of this parity has ended.
+__device__ inline bool has_ended(std::uint32_t at, int parity) {
+  std::uint32_t ended;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.b32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(ended)
+      : "r"(at), "r"(parity)
+      : "memory");
+  return ended != 0;
+}
 /// Until the phase of this parity has ended.
 __device__ inline void wait_barrier(std::uint32_t at, int parity) {
   asm volatile(

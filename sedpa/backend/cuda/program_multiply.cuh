@@ -5,287 +5,28 @@
 // columns, and is applied to the products. Who multiplies a row does not change its sum: results
 // repeat bit for bit.
 #include <cstdint>
-#include <type_traits>
 
 #include "sedpa/backend/cuda/program_room.cuh"
+#include "sedpa/backend/cuda/program_sums.cuh"
+#include "sedpa/backend/cuda/program_x.cuh"
 #include "sedpa/backend/cuda/row_product.cuh"
 
 namespace sedpa::cuda::program {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// What a thread keeps of x: its pieces, member, member + L, ... of a row.
-template <Dtype kDtype>
-struct OwnX {
-  static constexpr bool kQuantized = is_quantized(kDtype);
-  static constexpr int kPieceCols = kQuantized ? 32 : 8;
-  static constexpr int kPieces = kProgramThreadCols / kPieceCols;
-  using Piece = std::conditional_t<kQuantized, FixedX, float[kPieceCols]>;
-  Piece pieces[kPieces];
-
-  __device__ void clear() {
-#pragma unroll
-    for (int p = 0; p < kPieces; ++p) {
-      if constexpr (kQuantized) {
-        cuda::clear(pieces[p]);
-      } else {
-        set(p, [](int) { return make_float4(0, 0, 0, 0); });
-      }
-    }
-  }
-  /// quad(i): columns 4 i .. 4 i + 3 of the piece, plain.
-  template <class Quad>
-  __device__ void set(int piece, const Quad& quad) {
-#pragma unroll
-    for (int i = 0; i < kPieceCols / 4; ++i) {
-      const float4 v = quad(i);
-      pieces[piece][4 * i] = v.x, pieces[piece][4 * i + 1] = v.y;
-      pieces[piece][4 * i + 2] = v.z, pieces[piece][4 * i + 3] = v.w;
-    }
-  }
-  /// Piece `index` of a row in shared memory, times x's piece `piece`.
-  __device__ float dot(int piece, const std::byte* row, const RowLayout& layout, int index) const {
-    const uint4 codes = *reinterpret_cast<const uint4*>(row + 16 * index);
-    if constexpr (kQuantized) {
-      constexpr ChunkBytes kBytes = chunk_bytes(kDtype);
-      const auto word = [&](std::int64_t plane, int at) {
-        return *reinterpret_cast<const std::uint32_t*>(row + static_cast<int>(plane) + at);
-      };
-      const auto half_word = [&](std::int64_t plane, int at) -> std::uint32_t {
-        return *reinterpret_cast<const std::uint16_t*>(row + static_cast<int>(plane) + at);
-      };
-      Chunk chunk;
-      chunk.codes = codes;
-      if constexpr (kBytes.codes == 32) {
-        chunk.more_codes =
-            *reinterpret_cast<const uint4*>(row + static_cast<int>(layout.high / 2) + 16 * index);
-      }
-      if constexpr (kBytes.high == 4) chunk.high.x = word(layout.high, 4 * index);
-      if constexpr (kBytes.high == 8) {
-        chunk.high.x = word(layout.high, 8 * index);
-        chunk.high.y = word(layout.high, 8 * index + 4);
-      }
-      chunk.scales =
-          kBytes.scales == 4 ? word(layout.scales, 4 * index) : half_word(layout.scales, 2 * index);
-      if constexpr (kBytes.supers == 4) chunk.supers = word(layout.supers, 4 * (index / 8));
-      if constexpr (kBytes.supers == 2) chunk.supers = half_word(layout.supers, 2 * (index / 8));
-      return cuda::dot<kDtype>(chunk, pieces[piece]);
-    } else {
-      return gemv_detail::plain_dot<kDtype>(codes, pieces[piece]);
-    }
-  }
-};
-
-/// A block of x as fixed-point numbers in shared memory: [kXFloats / 32] chunks.
-struct FixedRoom {
-  static constexpr int kChunks = kXFloats / 32;
-  std::uint32_t* words;  // [kChunks][bytes b, bytes a][8]
-  float* scales;         // [kChunks][scale, two sums, unused]
-
-  __device__ explicit FixedRoom(float* work)
-      : words(reinterpret_cast<std::uint32_t*>(work)), scales(work + 16 * kChunks) {}
-
-  /// Where 16 bytes of words stand: threads that read neighbouring chunks meet different banks.
-  __device__ static int placed(int quad) { return quad ^ (quad >> 3 & 3); }
-
-  /// Eight lanes side by side bring the quads of a chunk.
-  __device__ void put(int quad, const float4& v) {
-    float most = largest(v, 0);
-#pragma unroll
-    for (int lanes = 1; lanes < 8; lanes *= 2) {
-      most = larger(most, __shfl_xor_sync(~0u, most, lanes));
-    }
-    const FixedScale to = fixed_scale(most);
-    const FixedQuad fixed = fixed_quad(v, to.inverse);
-    int sum = fixed.sum;
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    const int chunk = quad / 8;
-    const int word = quad % 8;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      words[4 * placed(4 * chunk + 2 * i + word / 4) + word % 4] = fixed.bytes[i];
-    }
-    float* const to_scales = scales + 4 * chunk;
-    if (word % 4 == 0) to_scales[1 + word / 4] = static_cast<float>(sum);
-    if (word == 1) to_scales[0] = to.scale;
-  }
-  __device__ FixedX get(int chunk) const {
-    FixedX x;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint4 four = reinterpret_cast<const uint4*>(words)[placed(4 * chunk + i)];
-      std::uint32_t* const to = x.bytes[i / 2] + 4 * (i % 2);
-      to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-    }
-    const float4 rest = reinterpret_cast<const float4*>(scales)[chunk];
-    x.scale = rest.x;
-    x.sum[0] = rest.y;
-    x.sum[1] = rest.z;
-    return x;
-  }
-};
-
-/// x, normed but for the norm's factor, to those who own its columns, once the phase before is
-/// over; returns the sum of squares of what this thread has read. It is read side by side and
-/// handed out through shared memory; where every column has one owner, a warp hands out to its own
-/// lanes only, and plain numbers go straight to those who own them.
-template <Dtype kDtype>
-__device__ float read_x(const GemvJob& job, const SentNumbers& sent, int member, int row_threads,
-                        const Room& room, OwnX<kDtype>& own) {
-  using Own = OwnX<kDtype>;
-  constexpr int kPieceQuads = Own::kPieceCols / 4;
-  constexpr int kBlockQuads = kXFloats / 4;  // at a time
-  constexpr int kThreadQuads = kBlockQuads / kProgramThreads;
-  // No more than half of all threads to a row: of longer rows each column has one owner.
-  constexpr int kMostThreads = kProgramThreads / 2;
-  constexpr int kMostBlocks = kMostThreads * kProgramThreadCols / kXFloats;
-  const int row_quads = static_cast<int>(job.cols / 4);
-  const bool normed = job.norm_weight != nullptr;
-  const auto* const x = reinterpret_cast<const float4*>(job.x);
-  const auto* const weights = reinterpret_cast<const float4*>(job.norm_weight);
-  float squares = 0;
-  const auto weight_of = [&](int quad) {
-    return normed && quad < row_quads ? __ldg(weights + quad) : make_float4(1, 1, 1, 1);
-  };
-  const float none = __uint_as_float(sent.pass & sent.mask);  // is there, and 0
-  // Quads of several blocks, all on their way at once, until they are there.
-  const auto read = [&]<int kBlocks, int kQuads>(float4(&v)[kBlocks][kQuads], const auto& quad_of) {
-    std::uint32_t missing;
-    do {
-      missing = 0;
-#pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-#pragma unroll
-        for (int k = 0; k < kQuads; ++k) {
-          const int quad = quad_of(block, k);
-          v[block][k] =
-              quad < row_quads ? SentNumbers::load(x + quad) : make_float4(none, none, none, none);
-        }
-      }
-#pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-#pragma unroll
-        for (int k = 0; k < kQuads; ++k) missing |= sent.missing(v[block][k]);
-      }
-    } while (__any_sync(~0u, missing != 0));
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-#pragma unroll
-      for (int k = 0; k < kQuads; ++k) v[block][k] = sent.plain(v[block][k]);
-    }
-  };
-  const auto norm = [&](const float4& v, const float4& w) {
-    squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
-    return make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
-  };
-  if constexpr (!Own::kQuantized) {
-    if (row_threads == kProgramThreads) {
-      const auto quad_of = [&](int p, int i) {
-        return (member + p * row_threads) * kPieceQuads + i;
-      };
-      await_phase(room);
-      float4 v[Own::kPieces][kPieceQuads];
-      read(v, quad_of);
-#pragma unroll
-      for (int p = 0; p < Own::kPieces; ++p) {
-        if (normed) {
-#pragma unroll
-          for (int i = 0; i < kPieceQuads; ++i) v[p][i] = norm(v[p][i], weight_of(quad_of(p, i)));
-        }
-        own.set(p, [&](int i) { return v[p][i]; });
-      }
-      return squares;
-    }
-  }
-  const int thread = own_thread();
-  [[maybe_unused]] FixedRoom fixed(room.work());
-  [[maybe_unused]] auto* const quads = reinterpret_cast<float4*>(room.work());
-  if constexpr (Own::kQuantized) {
-    if (row_threads == kProgramThreads) {
-      // A warp reads its lanes' chunks, 16 at a time.
-      constexpr int kRounds = 2 * Own::kPieces;
-      constexpr int kWarpQuads = kBlockQuads / kWarps;  // of a round
-      constexpr int kLaneQuads = kWarpQuads / 32;
-      const int warp = thread / 32;
-      const int lane = thread % 32;
-      const auto first_quad = [&](int round) {
-        return (round / 2 * kProgramThreads + 32 * warp + 16 * (round % 2)) * kPieceQuads;
-      };
-      const auto quad_of = [&](int round, int k) { return first_quad(round) + lane + 32 * k; };
-      await_phase(room);
-      float4 v[kRounds][kLaneQuads];
-      read(v, quad_of);
-      if (normed) {
-#pragma unroll
-        for (int round = 0; round < kRounds; ++round) {
-#pragma unroll
-          for (int k = 0; k < kLaneQuads; ++k) {
-            v[round][k] = norm(v[round][k], weight_of(quad_of(round, k)));
-          }
-        }
-      }
-#pragma unroll
-      for (int round = 0; round < kRounds; ++round) {
-        if (first_quad(round) >= row_quads) break;
-        if (round > 0) __syncwarp();  // the last round's have been taken
-#pragma unroll
-        for (int k = 0; k < kLaneQuads; ++k) {
-          fixed.put(warp * kWarpQuads + lane + 32 * k, v[round][k]);
-        }
-        __syncwarp();
-        if (lane / 16 == round % 2) own.pieces[round / 2] = fixed.get(16 * warp + lane % 16);
-      }
-      return squares;
-    }
-  }
-  const auto quad_of = [&](int block, int k) {
-    return block * kBlockQuads + thread + k * kProgramThreads;
-  };
-  float4 w[kThreadQuads];  // of a block
-#pragma unroll
-  for (int k = 0; k < kThreadQuads; ++k) w[k] = weight_of(quad_of(0, k));
-  await_phase(room);
-  float4 v[kMostBlocks][kThreadQuads];
-  read(v, quad_of);
-#pragma unroll
-  for (int block = 0; block < kMostBlocks; ++block) {
-    if (block * kBlockQuads >= row_quads) break;
-    if (block > 0) {
-#pragma unroll
-      for (int k = 0; k < kThreadQuads; ++k) w[k] = weight_of(quad_of(block, k));
-      join();  // the last block has been taken
-    }
-#pragma unroll
-    for (int k = 0; k < kThreadQuads; ++k) {
-      const int quad = thread + k * kProgramThreads;
-      const float4 normal = norm(v[block][k], w[k]);
-      if constexpr (Own::kQuantized) {
-        fixed.put(quad, normal);
-      } else {
-        quads[gemv_detail::staged(quad)] = normal;
-      }
-    }
-    join();
-#pragma unroll
-    for (int p = 0; p < Own::kPieces; ++p) {
-      const int first = (member + p * row_threads) * kPieceQuads - block * kBlockQuads;
-      if (first < 0 || first >= kBlockQuads) continue;
-      if constexpr (Own::kQuantized) {
-        own.pieces[p] = fixed.get(first / kPieceQuads);
-      } else {
-        own.set(p, [&](int i) { return quads[gemv_detail::staged(first + i)]; });
-      }
-    }
-  }
-  return squares;
-}
+/// Pieces [kFirst, kEnd) of those that a thread has of a row.
+template <int kFirst, int kEnd>
+struct PieceRange {};
+/// Rows that a thread multiplies at once.
+template <int kRows>
+struct Rows {};
 
 /// What a product's threads do at each stage is little, so that what they do around it counts: a
 /// branch that is taken costs as much as 16 bytes of weights times x.
 template <Dtype kDtype>
 __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room& room, Place at) {
-  using namespace gemv_detail;
+  using gemv_detail::outcome;
   using Own = OwnX<kDtype>;
   const GemvJob& job = phase.job;
   const RowLayout layout = phase.layout;
@@ -306,21 +47,17 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   // [threads], of the outputs that a thread finishes first in a pass: asked for as soon as it is
   // known which that is.
   float* const residuals = room.residuals();
+  LaneSums<Own::kQuantized> sums(room, warp, lane);
   const StageShare share =
       StageShare::make(steps.stages, phase.ctas, static_cast<int>(blockIdx.x) - phase.first_cta);
   const int stage_steps = uniform(phase.stage_steps);
   const int pass_stages = uniform(kProgramPassSteps / stage_steps);
-  // Stages that are not the last and hold the outputs that follow those of the stage before.
-  const int plain_stages = uniform(max(share.end - share.begin - 1, 0));
-
-  Own own;
-  own.clear();
-  float squares =
-      read_x<kDtype>(job, SentNumbers(room, phase.x_from), member, row_threads, room, own);
-  if (job.norm_weight != nullptr) {
-    squares = warp_sum(squares);
-    if (lane == 0) room.squares()[warp] = squares;
-  }
+  // Stages whose outputs follow those of the stage before. Where some are drawn the last of them
+  // may be the last of all; nobody knows before it is there.
+  const int own_stages = share.end - share.begin;
+  const bool drawn = share.given < steps.stages;
+  const int plain_stages = uniform(drawn ? max(own_stages - 1, 0) : own_stages);
+  const int known_stages = uniform(drawn || own_stages == 0 ? -1 : own_stages);  // -1: unknown
 
   // The thread's row in a stage.
   const bool in_up = paired && stream >= steps.step_outputs;
@@ -333,38 +70,21 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   int index[Own::kPieces];
 #pragma unroll
   for (int p = 0; p < Own::kPieces; ++p) index[p] = min(member + p * row_threads, row_pieces - 1);
-  const auto half_sum = [&](int half, const std::byte* row) {
-    float sum[2] = {};
-#pragma unroll
-    for (int p = half * kHalf; p < (half + 1) * kHalf; ++p) {
-      sum[p % 2] += own.dot(p, row, layout, index[p]);
-    }
-    return sum[0] + sum[1];
-  };
+  const int step_bytes = steps.step_outputs * row_bytes;
 
   const int stages = room.p.stages;
   Place next = at;
   next.next(stages);
-  const auto take = [&] { wait_barrier_together(room.stage_there(at.index), at.parity); };
+  std::uint32_t first_there = room.stage_there(0);
+  const auto there_of = [&](const Place& place) { return first_there + 16 * place.index; };
+  const auto wait = [&] { wait_barrier_together(there_of(at), at.parity); };
+  bool there = has_ended(there_of(at), at.parity);  // the stage at `at`, as far as is known
+  const auto look = [&] { there = has_ended(there_of(next), next.parity); };
   const auto release = [&] {
     __syncwarp();  // all lanes have read the stage
-    if (lane == 0) arrive(room.stage_read(at.index));
+    if (lane == 0) arrive(there_of(at) + 8);
     at = next;
     next.next(stages);
-  };
-
-  // Sums of four steps are reduced over the warp together.
-  float sums[kGroupSteps] = {};
-  int done = 0;  // steps of the pass
-  const auto push = [&](float sum) {
-#pragma unroll
-    for (int r = 0; r + 1 < kGroupSteps; ++r) sums[r] = sums[r + 1];
-    sums[kGroupSteps - 1] = sum;
-    ++done;
-  };
-  const auto reduce = [&] {
-    const float sum = reduce_four(sums, lane);
-    if ((lane & 7) == 0) warp_sums[(done - kGroupSteps + (lane >> 3)) * kWarps + warp] = sum;
   };
 
   // Outputs of the first `plain_steps` steps of a pass follow each other from `first_output` on; of
@@ -372,15 +92,16 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   int plain_steps = 0;
   int first_output = 0;
   const auto begin_pass = [&](int stage) {
-    done = 0;
     plain_steps = min(max(plain_stages - stage, 0), pass_stages) * stage_steps;
     first_output = (share.begin + stage) * steps.stage_outputs;
-    if (job.residual != nullptr && thread < plain_steps * steps.step_outputs) {
+    if (job.residual != nullptr && thread < plain_steps * steps.step_outputs &&
+        first_output + thread < outputs) {
       copy_number(residuals + thread, job.residual + first_output + thread);
     }
   };
-  /// Takes note of a stage that says whose outputs it holds, and whether it is the last.
-  const auto note_outputs = [&] {
+  /// Takes note of a stage that says whose outputs it holds, and whether it is the last. `done`
+  /// steps of the pass are before it.
+  const auto note_outputs = [&](int done) {
     const int marked = room.output(at.index);
     const bool last = marked < 0;
     const int first = last ? ~marked : marked;
@@ -394,14 +115,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
     }
     return last;
   };
-  const auto finish_pass = [&] {
-    const int all = done;
-    if (done % kGroupSteps != 0) {
-#pragma unroll 1
-      do push(0);
-      while (done % kGroupSteps != 0);
-      reduce();
-    }
+  const auto finish_pass = [&](int all) {
     copied_numbers();
     join();
     float factor = 1;
@@ -450,45 +164,125 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
     }
   };
 
-  const int step_bytes = steps.step_outputs * row_bytes;
-  // row_sum(row) begins with the stage that has been taken, and ends with one.
-  const auto run = [&](const auto& row_sum) {
-    int stage = 0;
-    bool last = false;
-    while (!last) {
-      begin_pass(stage);
-      for (int end = stage + pass_stages; stage < end; ++stage) {
-        take();
-        if (stage >= plain_stages) {
-          last = __any_sync(~0u, note_outputs());
-          if (last) end = stage + 1;
-        }
-        const std::byte* row = room.stage(at.index) + row_at;
-        int left = stage_steps;
-        do {
-          push(row_sum(row));
-          row += step_bytes;
-          if (done % kGroupSteps == 0) reduce();
-        } while (--left > 0);
-        release();
+  begin_pass(0);
+  Own own;
+  own.clear();
+  float squares =
+      read_x<kDtype>(job, SentNumbers(room, phase.x_from), member, row_threads, room, own);
+  // Here, for then the compiler knows that lanes are together in all that follows.
+  first_there = uniform(first_there);
+
+  /// Rows of steps that follow each other, times the thread's pieces [kFirst, kEnd).
+  const auto multiply_pieces = [&]<int kFirst, int kEnd, int kRows>(PieceRange<kFirst, kEnd>,
+                                                                    const std::byte* row,
+                                                                    float(&products)[kRows]) {
+    typename Own::Stored stored[kRows][kEnd - kFirst];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int p = kFirst; p < kEnd; ++p) {
+        stored[r][p - kFirst] = Own::load(row + r * step_bytes, layout, index[p]);
       }
-      finish_pass();
-      if (!last) join();
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float sum[2] = {0, 0};
+#pragma unroll
+      for (int p = kFirst; p < kEnd; ++p) {
+        if (r == kRows - 1 && p == kEnd - 1) look();
+        const float product = own.dot(stored[r][p - kFirst], p);
+        sum[p % 2] = p < kFirst + 2 ? product : sum[p % 2] + product;
+      }
+      products[r] = kEnd - kFirst > 1 ? sum[0] + sum[1] : sum[kFirst % 2];
     }
   };
-  if (phase.row_parts > 1) {
-    if constexpr (!Own::kQuantized) {
-      run([&](const std::byte* row) {
-        const float sum = half_sum(0, row);
-        release();
-        take();
-        return sum + half_sum(1, room.stage(at.index) - phase.part_bytes);
-      });
+
+  // All stages. What happens at each asks but one question: whether there is something else to do,
+  // or to wait for. multiply_rows(row) begins with the stage that has been taken, and ends with
+  // one.
+  const auto run = [&]<int kRows>(Rows<kRows>, const auto& multiply_rows) {
+    const int group_stages = sums.kSteps / stage_steps;
+    int stage = 0;
+    int pass_begin = 0;
+    int pass_end = pass_stages;
+    int group_begin = 0;
+    int group_end = group_stages;
+    int easy_end = min(plain_stages, group_end);
+    bool last = false;
+    while (true) {
+      if (!__all_sync(~0u, there && stage < easy_end)) {
+        last = __any_sync(~0u, last || stage == known_stages);
+        if (last || stage == group_end) {
+          sums.add_up(warp_sums + (group_begin - pass_begin) * stage_steps * kWarps,
+                      (stage - group_begin) * stage_steps);
+          if (group_begin == 0 && job.norm_weight != nullptr) {
+            squares = warp_sum(squares);
+            if (lane == 0) room.squares()[warp] = squares;
+          }
+          if (last || stage == pass_end) {
+            finish_pass((stage - pass_begin) * stage_steps);
+            if (last) break;
+            join();
+            begin_pass(stage);
+            pass_begin = stage;
+            pass_end = stage + pass_stages;
+          }
+          group_begin = stage;
+          group_end = stage + group_stages;
+          easy_end = min(plain_stages, group_end);
+        }
+        wait();
+        if (stage >= plain_stages) {
+          last = __any_sync(~0u, note_outputs((stage - pass_begin) * stage_steps));
+        }
+      }
+      const std::byte* row = room.stage(at.index) + row_at;
+      int left = stage_steps;
+      bool more;
+      do {
+        left -= kRows;
+        more = __any_sync(~0u, left > 0);
+        multiply_rows(row);
+        row += kRows * step_bytes;
+      } while (more);
+      release();
+      ++stage;
     }
-  } else if (row_pieces > kHalf * row_threads) {
-    run([&](const std::byte* row) { return half_sum(0, row) + half_sum(1, row); });
+  };
+  constexpr PieceRange<0, Own::kPieces> kAll;
+  constexpr PieceRange<0, kHalf> kFirstHalf;
+  constexpr PieceRange<kHalf, Own::kPieces> kSecondHalf;
+  const auto run_pieces = [&]<int kRows>(Rows<kRows> rows, const auto& pieces) {
+    run(rows, [&](const std::byte* row) {
+      float products[kRows];
+      multiply_pieces(pieces, row, products);
+      sums.put(products);
+    });
+  };
+  const bool whole = row_pieces > kHalf * row_threads;
+  if constexpr (Own::kQuantized) {
+    if (stage_steps == 1) {
+      run_pieces(Rows<1>(), kAll);
+    } else if (whole) {
+      run_pieces(Rows<2>(), kAll);
+    } else {
+      run_pieces(Rows<2>(), kFirstHalf);
+    }
+  } else if (phase.row_parts > 1) {
+    run(Rows<1>(), [&](const std::byte* row) {
+      float first[1];
+      float second[1];
+      multiply_pieces(kFirstHalf, row, first);
+      release();
+      if (!__all_sync(~0u, there)) wait();
+      multiply_pieces(kSecondHalf, room.stage(at.index) - phase.part_bytes, second);
+      first[0] += second[0];
+      sums.put(first);
+    });
+  } else if (whole) {
+    run_pieces(Rows<1>(), kAll);
   } else {
-    run([&](const std::byte* row) { return half_sum(0, row); });
+    run_pieces(Rows<1>(), kFirstHalf);
   }
   return at;
 }

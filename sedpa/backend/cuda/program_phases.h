@@ -22,6 +22,8 @@ inline constexpr int kProgramTileBytes = 1 << 13;  // keys of a tile; values tak
 inline constexpr int kProgramMostStageBytes = 1 << 15;
 inline constexpr int kProgramPassSteps = 160;      // whose sums there is room for
 inline constexpr int kProgramMostPhasesLog2 = 10;  // of a pass
+/// Steps whose sums are formed together.
+constexpr int program_group_steps(bool quantized) { return quantized ? 8 : 4; }
 /// Products that stand side by side in a phase: query, key and value.
 inline constexpr int kProgramProducts = 3;
 
@@ -123,7 +125,7 @@ struct StageShare {
   static constexpr StageShare make(int stages, int ctas, int cta) {
     constexpr int kFew = 24;  // whose last eighth are no more than one CTA draws at a time
     if (stages < kFew * ctas) {
-      const auto before = [&](int i) { return static_cast<int>(std::int64_t{stages} * i / ctas); };
+      const auto before = [&](int i) { return stages * i / ctas; };
       return {before(cta), before(cta + 1), stages};
     }
     const int quota = stages * 7 / 8 / ctas;

@@ -71,7 +71,10 @@ struct Room {
   }
   __device__ float* residuals() const { return reinterpret_cast<float*>(at + p.offsets.residuals); }
   __device__ float* work() const { return reinterpret_cast<float*>(at + p.offsets.work); }
+  /// [kProgramPassSteps, kWarps]: sums of warps.
   __device__ float* sums() const { return reinterpret_cast<float*>(at + p.offsets.rows); }
+  /// [kWarps, steps of a group, 32]: sums of lanes, where weights are quantised.
+  __device__ float* lane_sums() const { return sums() + kProgramPassSteps * kWarps; }
   __device__ float* squares() const { return reinterpret_cast<float*>(at + p.offsets.small); }
   __device__ std::uint32_t& pass() const {
     return reinterpret_cast<std::uint32_t*>(at + p.offsets.small)[kWarps];
@@ -79,8 +82,8 @@ struct Room {
   __device__ std::uint32_t barrier(int i) const {
     return shared_address(at + p.offsets.barriers) + 8 * i;
   }
-  __device__ std::uint32_t stage_there(int i) const { return barrier(i); }
-  __device__ std::uint32_t stage_read(int i) const { return barrier(p.stages + i); }
+  __device__ std::uint32_t stage_there(int i) const { return barrier(2 * i); }
+  __device__ std::uint32_t stage_read(int i) const { return barrier(2 * i + 1); }
   __device__ std::uint32_t phase_there(int i) const { return barrier(2 * p.stages + i); }
   __device__ std::uint32_t phase_ready(int i) const { return phase_there(kPhaseSlots + i); }
   __device__ std::uint32_t phase_read(int i) const { return phase_there(2 * kPhaseSlots + i); }
@@ -184,8 +187,10 @@ struct SentNumbers {
   __device__ std::uint32_t missing(float number) const {
     return (__float_as_uint(number) ^ pass) & mask;
   }
-  __device__ std::uint32_t missing(const float4& v) const {
-    return missing(v.x) | missing(v.y) | missing(v.z) | missing(v.w);
+  /// The same of four numbers before `mask`: of several the bits may be joined first.
+  __device__ std::uint32_t differing(const float4& v) const {
+    return (__float_as_uint(v.x) ^ pass) | (__float_as_uint(v.y) ^ pass) |
+           (__float_as_uint(v.z) ^ pass) | (__float_as_uint(v.w) ^ pass);
   }
   /// What was sent, without the bit.
   __device__ float plain(float number) const {
