@@ -116,5 +116,40 @@ TEST(ProgramPhases, AStepIsARowForEachGroupOfThreads) {
   EXPECT_EQ(down.least_stage(), 16384);
 }
 
+/// Phases of a product each.
+std::vector<ProgramPhase> phases_of(const std::vector<RowProduct>& products) {
+  std::vector<ProgramPhase> phases;
+  for (const RowProduct& p : products) phases.push_back(phase_of({p}, 132));
+  return phases;
+}
+
+TEST(ProgramPhases, AStageHoldsSomeStepsAndAGroupOfStepsSomeStages) {
+  for (const Dtype dtype : {Dtype::bf16, Dtype::q8_0, Dtype::q6_k, Dtype::q4_0, Dtype::q4_k}) {
+    for (const std::int64_t cols : {256, 512, 1024, 1536, 2048, 4096, 8192, 14336}) {
+      SCOPED_TRACE(testing::Message() << name(dtype) << ", " << cols << " columns");
+      std::vector<ProgramPhase> phases = phases_of({product(dtype, 4096, cols)});
+      const std::int32_t stage = plan_stages(phases);
+      const ProductPhase& phase = phases[0].product[0];
+      EXPECT_EQ(program_group_steps(is_quantized(dtype)) % phase.stage_steps, 0);
+      EXPECT_LE(phase.row_parts > 1 ? phase.part_bytes : phase.stage_steps * phase.step_bytes(),
+                stage);
+      EXPECT_LE(stage, kProgramMostStageBytes);
+      EXPECT_GE(stage, 2 * kProgramTileBytes) << "no room for a tile of keys and values";
+    }
+  }
+}
+
+TEST(ProgramPhases, TwoStepsOfFourBitRowsFillAStage) {
+  // Llama-3-8B's rows: 2,304 and 8,064 bytes, four and one side by side.
+  std::vector<ProgramPhase> phases =
+      phases_of({product(Dtype::q4_0, 6144, 4096), product(Dtype::q4_0, 4096, 14336)});
+  EXPECT_EQ(plan_stages(phases), 2 * 4 * 2304);
+  for (const ProgramPhase& phase : phases) EXPECT_EQ(phase.product[0].stage_steps, 2);
+  // Of eight bits one step fills it.
+  std::vector<ProgramPhase> wide = phases_of({product(Dtype::q8_0, 6144, 4096)});
+  EXPECT_EQ(plan_stages(wide), 4 * 4352);
+  EXPECT_EQ(wide[0].product[0].stage_steps, 1);
+}
+
 }  // namespace
 }  // namespace sedpa::cuda

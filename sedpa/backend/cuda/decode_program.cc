@@ -1,12 +1,10 @@
 #include "sedpa/backend/cuda/decode_program.h"
 
 #include <algorithm>
-#include <bit>
 #include <iterator>
 #include <optional>
 
 #include "sedpa/backend/cuda/tile_map.h"
-#include "sedpa/core/checked.h"
 
 namespace sedpa::cuda {
 namespace {
@@ -14,11 +12,6 @@ namespace {
 constexpr std::size_t kMostPhases = std::size_t{1} << kProgramMostPhasesLog2;
 constexpr std::size_t kMapsAPhase = 2 * kHeadClasses;
 constexpr std::int32_t kWorkBytes = 16384;
-constexpr std::int32_t kStageAlignment = 1024;
-/// A stage holds at least so much: small rows come many at a time.
-constexpr std::int32_t kLeastStageBytes = 2 * kProgramTileBytes;
-/// Quantised rows go two steps at a time, where those take no more than this.
-constexpr std::int32_t kMostPairBytes = 20480;
 /// What a multiprocessor may have asked for and not got. The memory answers in about a microsecond:
 /// less leaves it idle, more makes some multiprocessors wait for others, who are then late.
 constexpr std::int32_t kInFlightBytes = 44 << 10;
@@ -129,7 +122,6 @@ void DecodeProgram::begin() {
 
 void DecodeProgram::flush() {
   if (launched_ == phases_.size()) return;
-  std::int32_t stage = kLeastStageBytes;
   ProgramParams params;
   params.work_bytes = kWorkBytes;
   bool quantized = false;
@@ -141,26 +133,11 @@ void DecodeProgram::flush() {
       params.tile_keys = std::max(params.tile_keys, program_tile_keys(attention.tile_dim));
     }
     for (const ProductPhase& product : phase.all_products()) {
-      stage = std::max(stage, static_cast<std::int32_t>(product.least_stage()));
-      if (is_quantized(product.dtype)) {
-        quantized = true;
-        const auto pair = static_cast<std::int32_t>(2 * product.step_bytes());
-        if (pair <= kMostPairBytes) stage = std::max(stage, pair);
-      }
+      quantized |= is_quantized(product.dtype);
     }
   }
-  params.stage_bytes = round_up(stage, kStageAlignment);
+  params.stage_bytes = plan_stages(phases);
   params.sum_bytes = program_sum_bytes(quantized);
-  for (ProgramPhase& phase : phases) {
-    for (ProductPhase& product : phase.all_products()) {
-      if (product.row_parts > 1) continue;
-      // A group of steps is some whole stages.
-      const auto fitting = static_cast<std::uint64_t>(params.stage_bytes / product.step_bytes());
-      product.stage_steps = std::min(static_cast<std::int32_t>(std::bit_floor(fitting)),
-                                     program_group_steps(is_quantized(product.dtype)));
-      product.part_bytes = params.stage_bytes;
-    }
-  }
   const auto bytes_of = [&](std::int32_t stages) {
     return static_cast<std::size_t>(program_offsets(params, stages).bytes);
   };

@@ -18,8 +18,8 @@ namespace sedpa::cuda::program {
 /// Pieces [kFirst, kEnd) of those that a thread has of a row.
 template <int kFirst, int kEnd>
 struct PieceRange {};
-/// Rows that a thread multiplies at once.
-template <int kRows>
+/// Rows that a thread multiplies at once, and steps of a stage; 0: any number.
+template <int kRows, int kSteps>
 struct Rows {};
 
 /// What a product's threads do at each stage is little, so that what they do around it counts: a
@@ -28,7 +28,7 @@ template <Dtype kDtype>
 __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room& room, Place at) {
   using gemv_detail::outcome;
   using Own = OwnX<kDtype>;
-  const GemvJob& job = phase.job;
+  const GemvJob job = phase.job;  // at hand when outputs are there
   const RowLayout layout = phase.layout;
   const int row_bytes = static_cast<int>(layout.bytes);
   const int thread = own_thread();
@@ -78,7 +78,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   std::uint32_t first_there = room.stage_there(0);
   const auto there_of = [&](const Place& place) { return first_there + 16 * place.index; };
   const auto wait = [&] { wait_barrier_together(there_of(at), at.parity); };
-  bool there = has_ended(there_of(at), at.parity);  // the stage at `at`, as far as is known
+  bool there = false;  // the stage at `at`, as far as is known
   const auto look = [&] { there = has_ended(there_of(next), next.parity); };
   const auto release = [&] {
     __syncwarp();  // all lanes have read the stage
@@ -197,10 +197,10 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
     }
   };
 
-  // All stages. What happens at each asks but one question: whether there is something else to do,
-  // or to wait for. multiply_rows(row) begins with the stage that has been taken, and ends with
-  // one.
-  const auto run = [&]<int kRows>(Rows<kRows>, const auto& multiply_rows) {
+  // All stages, of kSteps steps each, or of any number. What happens at each asks but one question:
+  // whether there is something else to do, or to wait for. multiply_rows(row) begins with the stage
+  // that has been taken, and ends with one.
+  const auto run = [&]<int kRows, int kSteps>(Rows<kRows, kSteps>, const auto& multiply_rows) {
     const int group_stages = sums.kSteps / stage_steps;
     int stage = 0;
     int pass_begin = 0;
@@ -210,66 +210,69 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
     int easy_end = min(plain_stages, group_end);
     bool last = false;
     while (true) {
-      if (!__all_sync(~0u, there && stage < easy_end)) {
-        last = __any_sync(~0u, last || stage == known_stages);
-        if (last || stage == group_end) {
-          sums.add_up(warp_sums + (group_begin - pass_begin) * stage_steps * kWarps,
-                      (stage - group_begin) * stage_steps);
-          if (group_begin == 0 && job.norm_weight != nullptr) {
-            squares = warp_sum(squares);
-            if (lane == 0) room.squares()[warp] = squares;
-          }
-          if (last || stage == pass_end) {
-            finish_pass((stage - pass_begin) * stage_steps);
-            if (last) break;
-            join();
-            begin_pass(stage);
-            pass_begin = stage;
-            pass_end = stage + pass_stages;
-          }
-          group_begin = stage;
-          group_end = stage + group_stages;
-          easy_end = min(plain_stages, group_end);
+      last = __any_sync(~0u, last || stage == known_stages);
+      if (last || stage == group_end) {
+        sums.add_up(warp_sums + (group_begin - pass_begin) * stage_steps * kWarps,
+                    (stage - group_begin) * stage_steps);
+        if (group_begin == 0 && job.norm_weight != nullptr) {
+          squares = warp_sum(squares);
+          if (lane == 0) room.squares()[warp] = squares;
         }
-        wait();
-        if (stage >= plain_stages) {
-          last = __any_sync(~0u, note_outputs((stage - pass_begin) * stage_steps));
+        if (last || stage == pass_end) {
+          finish_pass((stage - pass_begin) * stage_steps);
+          if (last) break;
+          join();
+          begin_pass(stage);
+          pass_begin = stage;
+          pass_end = stage + pass_stages;
         }
+        group_begin = stage;
+        group_end = stage + group_stages;
+        easy_end = min(plain_stages, group_end);
       }
-      const std::byte* row = room.stage(at.index) + row_at;
-      int left = stage_steps;
-      bool more;
+      wait();
+      if (stage >= plain_stages) {
+        last = __any_sync(~0u, note_outputs((stage - pass_begin) * stage_steps));
+      }
       do {
-        left -= kRows;
-        more = __any_sync(~0u, left > 0);
-        multiply_rows(row);
-        row += kRows * step_bytes;
-      } while (more);
-      release();
-      ++stage;
+        const std::byte* row = room.stage(at.index) + row_at;
+        if constexpr (kSteps == kRows) {
+          multiply_rows(row);
+        } else {
+          int left = stage_steps;
+          bool more;
+          do {
+            left -= kRows;
+            more = __any_sync(~0u, left > 0);
+            multiply_rows(row);
+            row += kRows * step_bytes;
+          } while (more);
+        }
+        release();
+        ++stage;
+      } while (__all_sync(~0u, there && stage < easy_end));
     }
   };
   constexpr PieceRange<0, Own::kPieces> kAll;
   constexpr PieceRange<0, kHalf> kFirstHalf;
   constexpr PieceRange<kHalf, Own::kPieces> kSecondHalf;
-  const auto run_pieces = [&]<int kRows>(Rows<kRows> rows, const auto& pieces) {
+  const auto run_pieces = [&]<int kRows, int kSteps>(Rows<kRows, kSteps> rows, const auto& pieces) {
     run(rows, [&](const std::byte* row) {
       float products[kRows];
       multiply_pieces(pieces, row, products);
       sums.put(products);
     });
   };
-  const bool whole = row_pieces > kHalf * row_threads;
   if constexpr (Own::kQuantized) {
     if (stage_steps == 1) {
-      run_pieces(Rows<1>(), kAll);
-    } else if (whole) {
-      run_pieces(Rows<2>(), kAll);
+      run_pieces(Rows<1, 1>(), kAll);
+    } else if (stage_steps == 2) {
+      run_pieces(Rows<2, 2>(), kAll);
     } else {
-      run_pieces(Rows<2>(), kFirstHalf);
+      run_pieces(Rows<2, 0>(), kFirstHalf);
     }
   } else if (phase.row_parts > 1) {
-    run(Rows<1>(), [&](const std::byte* row) {
+    run(Rows<1, 1>(), [&](const std::byte* row) {
       float first[1];
       float second[1];
       multiply_pieces(kFirstHalf, row, first);
@@ -279,10 +282,10 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
       first[0] += second[0];
       sums.put(first);
     });
-  } else if (whole) {
-    run_pieces(Rows<1>(), kAll);
+  } else if (row_pieces > kHalf * row_threads) {
+    run_pieces(Rows<1, 0>(), kAll);
   } else {
-    run_pieces(Rows<1>(), kFirstHalf);
+    run_pieces(Rows<1, 0>(), kFirstHalf);
   }
   return at;
 }

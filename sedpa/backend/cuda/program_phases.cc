@@ -1,6 +1,9 @@
 #include "sedpa/backend/cuda/program_phases.h"
 
 #include <algorithm>
+#include <bit>
+
+#include "sedpa/core/checked.h"
 
 namespace sedpa::cuda {
 
@@ -32,6 +35,33 @@ std::optional<ProductPhase> plan_product(const RowProduct& product) {
   }
   if (phase.least_stage() > kProgramMostStageBytes) return std::nullopt;
   return phase;
+}
+
+std::int32_t plan_stages(std::span<ProgramPhase> phases) {
+  constexpr std::int64_t kAlignment = 1024;
+  // Two steps of quantised rows, where those are no more than this.
+  constexpr std::int64_t kMostPairBytes = 20480;
+  // At least a tile: small rows come many at a time.
+  std::int64_t bytes = std::int64_t{2} * kProgramTileBytes;
+  for (ProgramPhase& phase : phases) {
+    for (const ProductPhase& product : phase.all_products()) {
+      bytes = std::max(bytes, product.least_stage());
+      const std::int64_t pair = 2 * product.step_bytes();
+      if (is_quantized(product.dtype) && pair <= kMostPairBytes) bytes = std::max(bytes, pair);
+    }
+  }
+  const auto stage = static_cast<std::int32_t>(round_up(bytes, kAlignment));
+  for (ProgramPhase& phase : phases) {
+    for (ProductPhase& product : phase.all_products()) {
+      if (product.row_parts > 1) continue;
+      // A group of steps is some whole stages.
+      const auto fitting = static_cast<std::uint64_t>(stage / product.step_bytes());
+      product.stage_steps =
+          std::min(static_cast<std::int32_t>(std::bit_floor(fitting)), product.most_stage_steps());
+      product.part_bytes = stage;
+    }
+  }
+  return stage;
 }
 
 void share_ctas(std::span<ProductPhase> products, std::int32_t ctas) {

@@ -66,6 +66,12 @@ struct ProductPhase {
   [[nodiscard]] constexpr std::int64_t step_bytes() const {
     return (kProgramThreads >> row_threads_log2) * layout.bytes;
   }
+  /// Of quantised rows that are not short two steps are multiplied at once, and no more.
+  [[nodiscard]] constexpr std::int32_t most_stage_steps() const {
+    const bool quantized = is_quantized(dtype);
+    const bool short_rows = job.cols <= (std::int64_t{kProgramThreadCols / 2} << row_threads_log2);
+    return quantized && !short_rows ? 2 : program_group_steps(quantized);
+  }
   /// Bytes that a stage has to hold at least.
   [[nodiscard]] constexpr std::int64_t least_stage() const {
     return row_parts > 1 ? part_bytes : step_bytes();
@@ -135,6 +141,8 @@ struct StageShare {
 
 /// How a product is cut into steps; none where it does not suit the kernel.
 [[nodiscard]] std::optional<ProductPhase> plan_product(const RowProduct& product);
+/// Gives the products of a launch their steps of a stage; a stage's bytes, for tiles and products.
+[[nodiscard]] std::int32_t plan_stages(std::span<ProgramPhase> phases);
 /// Gives each of up to kProgramProducts products a run of CTAs, at least one, so that the most
 /// bytes that a CTA has to read are as few as can be.
 void share_ctas(std::span<ProductPhase> products, std::int32_t ctas);

@@ -117,7 +117,7 @@ struct ProductSteps {
         kProgramThreadsLog2 - phase.row_threads_log2 - (phase.job.up_rows != nullptr ? 1 : 0);
     step_outputs = 1 << step_outputs_log2;
     stage_outputs = phase.stage_steps * step_outputs;
-    stages = static_cast<int>((phase.job.outputs + stage_outputs - 1) / stage_outputs);
+    stages = (static_cast<int>(phase.job.outputs) + stage_outputs - 1) / stage_outputs;
   }
 };
 
