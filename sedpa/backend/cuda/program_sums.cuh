@@ -12,7 +12,7 @@ namespace sedpa::cuda::program {
 template <bool kQuantized>
 class LaneSums;
 
-/// In registers, for products that leave little time but need no other room.
+/// Of plain weights, in registers: all of shared memory that can be had is the ring's.
 template <>
 class LaneSums<false> {
  public:
@@ -38,7 +38,7 @@ class LaneSums<false> {
   float steps_[kSteps] = {};
 };
 
-/// In shared memory, for products that nothing should interrupt.
+/// Of quantised weights, whose products take longer, in shared memory: eight at once.
 template <>
 class LaneSums<true> {
  public:
