@@ -52,8 +52,10 @@ void identify_by_scores(const IdentifyOptions& options) {
       .recent = options.recent,
       .chunk = options.chunk};
   const FillerText filler = FillerText::read(engine->tokenizer(), text_or_shipped(options.text));
+  check_head_scoring(*engine, filler, scoring);
   check_writable(options.output);
   load(*engine, scoring_session(*engine, scoring));
+  note_untrained(*engine, scoring.context);
 
   const auto start = std::chrono::steady_clock::now();
   ProgressBar bar("identifying");
@@ -62,7 +64,6 @@ void identify_by_scores(const IdentifyOptions& options) {
         bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total));
       });
   bar.clear();
-  note_untrained(*engine, scoring.context);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   const HeadScores& scores = result.scores;
   save_attention_pattern(options.output, result.pattern,

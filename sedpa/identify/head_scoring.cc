@@ -99,6 +99,11 @@ HeadScores empty_scores(const ModelConfig& config) {
 
 }  // namespace
 
+void check_head_scoring(const Engine& engine, const FillerText& filler,
+                        const HeadScoringOptions& options) {
+  (void)make_prompts(engine, filler, options);
+}
+
 SessionOptions scoring_session(const Engine& engine, const HeadScoringOptions& options) {
   return AttentionReader::session_options(reader_options(options), engine.config());
 }

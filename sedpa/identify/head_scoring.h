@@ -52,6 +52,11 @@ struct HeadScores {
 /// `done` of `total` tokens have been read.
 using ScoringProgress = std::function<void(std::int64_t done, std::int64_t total)>;
 
+/// Finds before the weights are loaded what would fail later: prompts that cannot be made, and a
+/// text that is too short for them. Throws Error.
+void check_head_scoring(const Engine& engine, const FillerText& filler,
+                        const HeadScoringOptions& options);
+
 /// Scores every KV head by what the layer's output loses when the head sees only its window
 /// (OutputError): the mean over the answer tokens of a prompt, then over the prompts.
 /// Rows that predict an answer token count, the first of each key included. The same model, text

@@ -152,6 +152,18 @@ TEST_F(HeadScoringOfATinyModel, PlansTheSessionThatItMakes) {
   EXPECT_EQ(planned.heads.streaming_heads(), 0);
 }
 
+TEST_F(HeadScoringOfATinyModel, FindsBeforeTheWeightsAreLoadedWhatCannotWork) {
+  EngineOptions unloaded;
+  unloaded.model = path_;
+  const Engine engine(unloaded);
+  EXPECT_NO_THROW(check_head_scoring(engine, *filler_, options()));
+  const FillerText little(engine.tokenizer(), "Too little.\n", "little.txt");
+  EXPECT_THROW(check_head_scoring(engine, little, options()), Error);
+  HeadScoringOptions none = options();
+  none.prompts = 0;
+  EXPECT_THROW(check_head_scoring(engine, *filler_, none), Error);
+}
+
 TEST_F(HeadScoringOfATinyModel, RefusesWhatCannotBe) {
   HeadScoringOptions bad = options();
   bad.prompts = 0;
