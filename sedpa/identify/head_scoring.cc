@@ -101,6 +101,7 @@ HeadScores empty_scores(const ModelConfig& config) {
 
 void check_head_scoring(const Engine& engine, const FillerText& filler,
                         const HeadScoringOptions& options) {
+  (void)scoring_session(engine, options);  // refuses models that cannot be scored
   (void)make_prompts(engine, filler, options);
 }
 

@@ -52,8 +52,8 @@ struct HeadScores {
 /// `done` of `total` tokens have been read.
 using ScoringProgress = std::function<void(std::int64_t done, std::int64_t total)>;
 
-/// Finds before the weights are loaded what would fail later: prompts that cannot be made, and a
-/// text that is too short for them. Throws Error.
+/// Finds before the weights are loaded what would fail later: a model that cannot be scored,
+/// prompts that cannot be made, a text that is too short for them. Throws Error.
 void check_head_scoring(const Engine& engine, const FillerText& filler,
                         const HeadScoringOptions& options);
 
