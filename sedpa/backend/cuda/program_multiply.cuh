@@ -76,13 +76,15 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   Place next = at;
   next.next(stages);
   std::uint32_t first_there = room.stage_there(0);
-  const auto there_of = [&](const Place& place) { return first_there + 16 * place.index; };
+  const auto there_of = [&](const Place& place) {
+    return first_there + 2 * Room::kBarrierBytes * place.index;
+  };
   const auto wait = [&] { wait_barrier_together(there_of(at), at.parity); };
   bool there = false;  // the stage at `at`, as far as is known
   const auto look = [&] { there = has_ended(there_of(next), next.parity); };
   const auto release = [&] {
-    __syncwarp();  // all lanes have read the stage
-    if (lane == 0) arrive(there_of(at) + 8);
+    __syncwarp();                                               // all lanes have read the stage
+    if (lane == 0) arrive(there_of(at) + Room::kBarrierBytes);  // stage_read
     at = next;
     next.next(stages);
   };

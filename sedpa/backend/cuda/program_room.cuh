@@ -79,9 +79,11 @@ struct Room {
   __device__ std::uint32_t& pass() const {
     return reinterpret_cast<std::uint32_t*>(at + p.offsets.small)[kWarps];
   }
+  static constexpr int kBarrierBytes = 8;
   __device__ std::uint32_t barrier(int i) const {
-    return shared_address(at + p.offsets.barriers) + 8 * i;
+    return shared_address(at + p.offsets.barriers) + kBarrierBytes * i;
   }
+  // A stage's stand side by side, so that who has the one knows the other.
   __device__ std::uint32_t stage_there(int i) const { return barrier(2 * i); }
   __device__ std::uint32_t stage_read(int i) const { return barrier(2 * i + 1); }
   __device__ std::uint32_t phase_there(int i) const { return barrier(2 * p.stages + i); }
