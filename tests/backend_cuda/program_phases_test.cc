@@ -133,6 +133,10 @@ TEST(ProgramPhases, AStageHoldsSomeStepsAndAGroupOfStepsSomeStages) {
       EXPECT_EQ(program_group_steps(is_quantized(dtype)) % phase.stage_steps, 0);
       EXPECT_LE(phase.row_parts > 1 ? phase.part_bytes : phase.stage_steps * phase.step_bytes(),
                 stage);
+      if (is_quantized(dtype) && phase.stage_steps > 2) {
+        EXPECT_LE(cols, kProgramThreadCols / 2 << phase.row_threads_log2)
+            << "more steps are multiplied by half of what a thread can own";
+      }
       EXPECT_LE(stage, kProgramMostStageBytes);
       EXPECT_GE(stage, 2 * kProgramTileBytes) << "no room for a tile of keys and values";
     }
