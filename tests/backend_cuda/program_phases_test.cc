@@ -30,16 +30,16 @@ TEST(ProgramPhases, EveryStageIsGivenOnceOrLeftToWhoComesFirst) {
       int next = 0;
       int most = 0;
       int least = stages;
-      const int given = StageShare::make(stages, ctas, 0).given;
+      const StageShares shares = StageShares::make(stages, ctas);
+      const int given = shares.given;
       for (int cta = 0; cta < ctas; ++cta) {
-        const StageShare share = StageShare::make(stages, ctas, cta);
-        EXPECT_EQ(share.begin, next);
-        EXPECT_GE(share.end, share.begin);
-        EXPECT_EQ(share.given, given);
-        next = share.end;
-        most = std::max(most, share.end - share.begin);
-        least = std::min(least, share.end - share.begin);
+        EXPECT_EQ(shares.begin(cta), next);
+        EXPECT_GE(shares.count(cta), 0);
+        next += shares.count(cta);
+        most = std::max(most, shares.count(cta));
+        least = std::min(least, shares.count(cta));
       }
+      EXPECT_EQ(shares.stages, stages);
       EXPECT_EQ(next, given);
       EXPECT_LE(given, stages);
       EXPECT_LE(most - least, 1);

@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
   // Step state and what earlier tokens have stored is older than the kernel in front, which began
   // only when the one before it had ended: neither has to be waited for, only this layer's qkv.
   const std::int32_t past = __ldcg(p.state.past);
-  const DecodeSplit split = decode_split(p, room.row_blocks, room.pieces, kDecodeTile, past);
+  const DecodeSplit split = DecodeTiles(p, room.row_blocks, kDecodeTile, past).split(room.pieces);
   const int index = static_cast<int>(blockIdx.x);
   if (index >= split.count()) {
     wait_for_previous();
@@ -193,6 +193,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
   int use = 0;      // its stage
   for (int u = 0; u < piece.units; ++u) {
     const DecodeUnit unit(p, room.row_blocks, piece.head_class, piece.first_unit + u);
+    named_wait(kDecodeBarrier, 32 * warps);  // rows are empty, or have been asked for
     prepare_unit<T, kDim>(
         p, unit, has_own, past, warps, rows, merge_room,
         [&](const HeadVector& vector, RowKind, float* to) { prepare_row(p, vector, 0, kDim, to); });

@@ -177,29 +177,42 @@ struct DecodeUnit {
   int first_row = 0;  // of the group
   int rows = 0;
 
+  /// Seldom a division, which takes a hundred cycles.
+  __device__ static int head_of(int unit, int row_blocks) {
+    return row_blocks == 1 ? unit : unit / row_blocks;
+  }
   /// Unit `unit` of class `head_class`.
   __device__ DecodeUnit(const AttentionParams& p, int row_blocks, int head_class, int unit)
       : number(unit + (head_class == 0 ? 0 : p.classes[0].heads * row_blocks)),
         which(head_class),
-        head(unit / row_blocks),
-        first_row(unit % row_blocks * kDecodeRows) {
+        head(head_of(unit, row_blocks)),
+        first_row((unit - head * row_blocks) * kDecodeRows) {
     rows = p.group - first_row < kDecodeRows ? p.group - first_row : kDecodeRows;
     kv_head = p.kv_head(which, head);
   }
 };
 
-/// A layer's keys in tiles of so many, cut into at most `most_pieces`.
-__device__ inline DecodeSplit decode_split(const AttentionParams& p, int row_blocks,
-                                           int most_pieces, int tile_keys, std::int32_t past) {
-  std::int32_t tiles[kHeadClasses];
-  std::int32_t units[kHeadClasses];
-  for (int i = 0; i < kHeadClasses; ++i) {
-    tiles[i] = (used_slots(p.classes[i], past) + tile_keys - 1) / tile_keys;
-    units[i] = p.classes[i].heads * row_blocks;
+/// A layer's keys in tiles of so many.
+struct DecodeTiles {
+  std::int32_t keys = 0;  // of a tile
+  std::int32_t tiles[kHeadClasses] = {};
+  std::int32_t units[kHeadClasses] = {};
+
+  DecodeTiles() = default;
+  __device__ DecodeTiles(const AttentionParams& p, int row_blocks, int tile_keys, std::int32_t past)
+      : keys(tile_keys) {
+    for (int i = 0; i < kHeadClasses; ++i) {
+      tiles[i] = (used_slots(p.classes[i], past) + tile_keys - 1) / tile_keys;
+      units[i] = p.classes[i].heads * row_blocks;
+    }
   }
-  return DecodeSplit::make(tiles, units, most_pieces, kDecodeLeastKeys / tile_keys,
-                           kDecodeUnitKeys / tile_keys);
-}
+  bool operator==(const DecodeTiles&) const = default;
+  /// Cut into at most `most_pieces`.
+  [[nodiscard]] __device__ DecodeSplit split(int most_pieces) const {
+    return DecodeSplit::make(tiles, units, most_pieces, kDecodeLeastKeys / keys,
+                             kDecodeUnitKeys / keys);
+  }
+};
 
 /// What a unit's keys are tried with, in shared memory.
 template <int kDim>
@@ -232,7 +245,7 @@ enum class RowKind { query, key, value };
 
 /// A unit's queries, normed, rotated and scaled; `own`: the new key and value too, which go to the
 /// cache as well. row_room: f32 [warps, kDim]. prepare(vector, kind, room): brings a vector there.
-/// Begins and ends with a barrier.
+/// Ends with a barrier.
 template <class T, int kDim, class Prepare>
 __device__ void prepare_unit(const AttentionParams& p, const DecodeUnit& unit, bool own,
                              std::int32_t past, int warps, const DecodeRows<kDim>& to,
@@ -242,7 +255,6 @@ __device__ void prepare_unit(const AttentionParams& p, const DecodeUnit& unit, b
   const int lane = thread % 32;
   const ClassParams& of = p.classes[unit.which];
   float* const room = row_room + warp * kDim;
-  named_wait(kDecodeBarrier, 32 * warps);
   for (int task = warp; task < unit.rows + (own ? 2 : 0); task += warps) {
     const bool key = task == unit.rows;
     const bool value = task == unit.rows + 1;

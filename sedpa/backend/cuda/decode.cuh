@@ -2,9 +2,9 @@
 // Stored weights to numbers, in registers. The layout is weight_format.h's.
 //
 // Products of quantised weights with x are formed in integers: x of a chunk becomes fixed-point
-// numbers of two bytes (FixedX), and one instruction multiplies four codes by one byte each of four
-// x and adds them up. That is exact; of x, half a unit of 2^-15 of the chunk's largest is lost, as
-// on the CPU, and the work is a third of that in f32.
+// numbers of 16 bits (FixedX), and one instruction multiplies two codes by two of them and adds
+// them up. That is exact; of x, half a unit of 2^-15 of the chunk's largest is lost, as on the CPU,
+// and the work is a third of that in f32.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -92,37 +92,42 @@ __device__ __forceinline__ Affine affine(std::uint32_t scales, std::uint32_t sup
   return a;
 }
 
-/// A chunk of x: x[k] = scale * (256 a + b), a being a signed byte, b an unsigned one: byte k % 4
-/// of words k / 4.
+/// A chunk of x: integers of 16 bits, in units of scale.
 struct FixedX {
-  std::uint32_t bytes[2][8];  // b, a
-  float sum[2];               // of columns 0 .. 15 and 16 .. 31, in units of scale
+  std::uint32_t pairs[16];  // columns 2 i, 2 i + 1
+  float sum[2];             // of columns 0 .. 15 and 16 .. 31
   float scale;
 };
 
 __device__ __forceinline__ void clear(FixedX& x) {
 #pragma unroll
-  for (int k = 0; k < 16; ++k) x.bytes[k / 8][k % 8] = 0;
+  for (std::uint32_t& pair : x.pairs) pair = 0;
   x.sum[0] = x.sum[1] = x.scale = 0;
 }
 
+/// 1 / x to a unit or two.
+__device__ __forceinline__ float near_inverse(float x) {
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+  return inverse;
+}
 /// The larger; NaN when one is.
 __device__ __forceinline__ float larger(float a, float b) {
   float most;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(a), "f"(b));
   return most;
 }
-/// Four codes times four columns of x, added to the sums of bytes b and of bytes a.
+/// Four codes, signed bytes, times four columns of x, added to `sum`.
 __device__ __forceinline__ void add_products(std::uint32_t codes, const FixedX& x, int word,
-                                             int (&sums)[2]) {
-  asm("dp4a.s32.u32 %0, %1, %2, %0;" : "+r"(sums[0]) : "r"(codes), "r"(x.bytes[0][word]));
-  asm("dp4a.s32.s32 %0, %1, %2, %0;" : "+r"(sums[1]) : "r"(codes), "r"(x.bytes[1][word]));
+                                             int& sum) {
+  asm("dp2a.lo.s32.s32 %0, %1, %2, %0;" : "+r"(sum) : "r"(x.pairs[2 * word]), "r"(codes));
+  asm("dp2a.hi.s32.s32 %0, %1, %2, %0;" : "+r"(sum) : "r"(x.pairs[2 * word + 1]), "r"(codes));
 }
 /// The same of codes that are unsigned bytes.
 __device__ __forceinline__ void add_unsigned_products(std::uint32_t codes, const FixedX& x,
-                                                      int word, int (&sums)[2]) {
-  asm("dp4a.u32.u32 %0, %1, %2, %0;" : "+r"(sums[0]) : "r"(codes), "r"(x.bytes[0][word]));
-  asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sums[1]) : "r"(codes), "r"(x.bytes[1][word]));
+                                                      int word, int& sum) {
+  asm("dp2a.lo.s32.u32 %0, %1, %2, %0;" : "+r"(sum) : "r"(x.pairs[2 * word]), "r"(codes));
+  asm("dp2a.hi.s32.u32 %0, %1, %2, %0;" : "+r"(sum) : "r"(x.pairs[2 * word + 1]), "r"(codes));
 }
 
 /// What turns a chunk of x, the largest of which is `most`, into integers, and these into numbers.
@@ -135,14 +140,13 @@ __device__ __forceinline__ FixedScale fixed_scale(float most) {
   // Below, the inverse would overflow. NaN and infinities end up in the scale, and in the result.
   const bool nothing = most < 1e-30f;
   const float scale = most * (1 / kMost);
-  float inverse;  // to a unit or two: no integer is so large that it would round another way
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(scale));
+  const float inverse = near_inverse(scale);  // no integer is so large that it would matter
   return {nothing ? 0.0f : scale, nothing ? 0.0f : inverse};
 }
 
-/// Four columns of x: a word of FixedX's bytes b, one of bytes a, and their sum.
+/// Four columns of x, as FixedX has them, and their sum.
 struct FixedQuad {
-  std::uint32_t bytes[2];
+  std::uint32_t pairs[2];
   int sum;
 };
 __device__ __forceinline__ FixedQuad fixed_quad(const float4& v, float inverse) {
@@ -157,10 +161,8 @@ __device__ __forceinline__ FixedQuad fixed_quad(const float4& v, float inverse) 
     n[b] = __float_as_uint(fmaf(x[b], inverse, kRound));  // the integer in its lower half
   }
   quad.sum = static_cast<int>(n[0] + n[1] + n[2] + n[3] - 4 * kRoundBits);
-  const std::uint32_t low01 = __byte_perm(n[0], n[1], 0x5140u);  // b b a a
-  const std::uint32_t low23 = __byte_perm(n[2], n[3], 0x5140u);
-  quad.bytes[0] = __byte_perm(low01, low23, 0x5410u);
-  quad.bytes[1] = __byte_perm(low01, low23, 0x7632u);
+  quad.pairs[0] = __byte_perm(n[0], n[1], 0x5410u);
+  quad.pairs[1] = __byte_perm(n[2], n[3], 0x5410u);
   return quad;
 }
 
@@ -182,8 +184,8 @@ __device__ __forceinline__ FixedX fixed(const Four& four) {
 #pragma unroll
   for (int u = 0; u < 8; ++u) {
     const FixedQuad quad = fixed_quad(four(u), to.inverse);
-    x.bytes[0][u] = quad.bytes[0];
-    x.bytes[1][u] = quad.bytes[1];
+    x.pairs[2 * u] = quad.pairs[0];
+    x.pairs[2 * u + 1] = quad.pairs[1];
     sums[u / 4] += quad.sum;
   }
   x.sum[0] = static_cast<float>(sums[0]);
@@ -195,15 +197,15 @@ __device__ __forceinline__ FixedX fixed(const Four& four) {
 template <Dtype kDtype>
 __device__ __forceinline__ float dot(const Chunk& chunk, const FixedX& x) {
   constexpr int kParts = kDtype == Dtype::q6_k ? 2 : 1;  // that have a scale each
-  int sums[kParts][2] = {};
+  int sums[kParts] = {};
+  int upper = 0;
   constexpr bool kNibbles = kDtype == Dtype::q4_0 || kDtype == Dtype::q4_1 || kDtype == Dtype::q4_k;
   if constexpr (kNibbles) {
     // The upper ones where they stand: 16 times as much, which one shift of the sum undoes.
 #pragma unroll
     for (int v = 0; v < 4; ++v) {
-      add_unsigned_products(word_of(chunk.codes, v) & 0xf0f0f0f0u, x, 4 + v, sums[0]);
+      add_unsigned_products(word_of(chunk.codes, v) & 0xf0f0f0f0u, x, 4 + v, upper);
     }
-    sums[0][0] >>= 4, sums[0][1] >>= 4;
   }
 #pragma unroll
   for (int v = 0; v < 4; ++v) {
@@ -216,19 +218,19 @@ __device__ __forceinline__ float dot(const Chunk& chunk, const FixedX& x) {
       add_products(codes, x, u, sums[kParts == 2 ? half : 0]);
     }
   }
-  // Of codes times x, in units of x.scale.
-  const auto total = [](const int(&s)[2]) { return static_cast<float>(s[1] * 256 + s[0]); };
+  if constexpr (kNibbles) sums[0] += upper >> 4;
+  const auto first = static_cast<float>(sums[0]);  // in units of x.scale
   const Affine a = affine<kDtype>(chunk.scales, chunk.supers);
   constexpr float kZero = kZeroCode<kDtype>;
   if constexpr (kParts == 2) {
-    const float second = a.scale[1] * fmaf(-kZero, x.sum[1], total(sums[1]));
-    return x.scale * fmaf(a.scale[0], fmaf(-kZero, x.sum[0], total(sums[0])), second);
+    const float second = a.scale[1] * fmaf(-kZero, x.sum[1], static_cast<float>(sums[1]));
+    return x.scale * fmaf(a.scale[0], fmaf(-kZero, x.sum[0], first), second);
   } else if constexpr (kDtype == Dtype::q8_0 || kDtype == Dtype::iq4_nl) {
-    return x.scale * (a.scale[0] * total(sums[0]));
+    return x.scale * (a.scale[0] * first);
   } else {
     const float all = x.sum[0] + x.sum[1];
-    if constexpr (kZero != 0) return x.scale * (a.scale[0] * fmaf(-kZero, all, total(sums[0])));
-    return x.scale * fmaf(a.scale[0], total(sums[0]), a.minimum * all);
+    if constexpr (kZero != 0) return x.scale * (a.scale[0] * fmaf(-kZero, all, first));
+    return x.scale * fmaf(a.scale[0], first, a.minimum * all);
   }
 }
 

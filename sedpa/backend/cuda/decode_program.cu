@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int begin = misplaced == 0 ? 0 : kAlignment - misplaced;
   if (threadIdx.x == 0) {
     const Room room(p, dynamic + begin, 0);
-    room.init_barriers();
+    room.init();
     room.pass() = *p.pass;
   }
   __syncthreads();
@@ -150,7 +150,7 @@ ProgramOffsets program_offsets(const ProgramParams& p, std::int32_t stages) {
   at.outputs = at.positions + padded(static_cast<std::size_t>(stages * p.tile_keys) * 4);
   at.phases = at.outputs + padded(static_cast<std::size_t>(stages) * 4);
   at.pieces = at.phases + kPhaseSlots * padded(sizeof(ProgramPhase));
-  at.step_outputs = at.pieces + padded(kPhaseSlots * sizeof(AttentionShare));
+  at.step_outputs = at.pieces + padded((kPhaseSlots + 1) * sizeof(AttentionShare));
   at.residuals = at.step_outputs + padded(kProgramPassSteps * 4);
   at.work = at.residuals + padded(kProgramThreads * 4);
   at.rows = at.work + padded(static_cast<std::size_t>(p.work_bytes));

@@ -212,12 +212,12 @@ struct StoredNumbers {
 
 /// Reads a head vector of row `row` of the chunk to shared memory, with QK norm and RoPE as it
 /// asks; zeros behind it make it `width` numbers. By a whole warp; ends in step. from: of the
-/// vector; `numbers` loads it, and then settles each number.
-template <class Numbers>
+/// vector, which has no more than kMostDim numbers; `numbers` loads it, and then settles each.
+template <int kMostDim = kMostHeadDim, class Numbers>
 __device__ inline void prepare_row(const AttentionParams& p, const HeadVector& vector,
                                    std::int64_t row, int width, float* to, const float* from,
                                    const Numbers& numbers) {
-  constexpr int kMostPairs = kMostHeadDim / 64;  // of a lane
+  constexpr int kMostPairs = kMostDim / 64;  // of a lane
   const int lane = own_thread() % 32;
   const StepState& state = p.state;
   const float* const norm = vector.norm;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "sedpa/backend/cuda/decode.cuh"
 #include "sedpa/backend/cuda/program_room.cuh"
 #include "sedpa/backend/cuda/tile_map.h"
 
@@ -53,16 +54,28 @@ struct PartWords {
         tag(room.pass() << kProgramMostPhasesLog2 |
             static_cast<std::uint32_t>(room.p.first_phase + room.phase_number)) {}
   __device__ std::uint64_t* of(int cta) const { return begin + cta * each; }
-  __device__ void put(std::uint64_t* to, float number) const {
-    const std::uint64_t word = static_cast<std::uint64_t>(tag) << 32 | __float_as_uint(number);
-    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+  /// Two words, side by side and together at a multiple of 16 bytes.
+  __device__ void put(std::uint64_t* to, float first, float second) const {
+    const auto word = [this](float number) {
+      return static_cast<std::uint64_t>(tag) << 32 | __float_as_uint(number);
+    };
+    asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(word(first)),
+                 "l"(word(second))
+                 : "memory");
   }
-  /// False: it is not there yet.
-  __device__ bool get(const std::uint64_t* from, float& number) const {
-    std::uint64_t word;
-    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(from));
-    number = __uint_as_float(static_cast<std::uint32_t>(word));
-    return static_cast<std::uint32_t>(word >> 32) == tag;
+  /// False: they are not both there yet.
+  __device__ bool get(const std::uint64_t* from, float& first, float& second) const {
+    std::uint64_t words[2];
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(words[0]), "=l"(words[1])
+                 : "l"(from));
+    const auto number = [](std::uint64_t word) {
+      return __uint_as_float(static_cast<std::uint32_t>(word));
+    };
+    first = number(words[0]);
+    second = number(words[1]);
+    return static_cast<std::uint32_t>(words[0] >> 32) == tag &&
+           static_cast<std::uint32_t>(words[1] >> 32) == tag;
   }
 };
 
@@ -92,32 +105,32 @@ struct ToPhases {
   }
   __device__ void part_of(int row, int d, float max, float sum, const float2& numbers) const {
     std::uint64_t* const mine = words.of(static_cast<int>(blockIdx.x));
-    if (d == 0) {
-      words.put(mine + row, max);
-      words.put(mine + rows + row, sum);
-    }
-    words.put(mine + 2 * rows + row * kDim + d, numbers.x);
-    words.put(mine + 2 * rows + row * kDim + d + 1, numbers.y);
+    words.put(mine + 2 * rows + row * kDim + d, numbers.x, numbers.y);
+    if (d == 0) words.put(mine + 2 * row, max, sum);
   }
 };
 
 /// The parts of a unit, in the order of its keys, to the result, as they come: each CTA that has
 /// one merges its share of the numbers. Four numbers at a time, by some threads side by side that
-/// ask for a few parts each, all at once.
-template <int kDim>
+/// ask for a few parts each, all at once: for kAtOnce, and then for others.
+template <int kDim, int kAtOnce>
 __device__ inline void merge_share(const AttentionPhase& phase, const PartWords& words,
                                    const ToPhases<kDim>& to, const DecodeUnit& unit, int part,
                                    int parts) {
   constexpr int kRowQuads = kDim / 4;
-  constexpr int kAtOnce = 3;  // parts of a lane
   // As many lanes as parts, up to a warp, share four numbers.
   const int lanes_log2 = parts > 16 ? 5 : 32 - __clz(parts - 1);
   const int lanes = 1 << lanes_log2;
   const int thread = own_thread();
   const int lane = thread & (lanes - 1);
   const int rows = unit.rows;
-  const int end = rows * kRowQuads * (part + 1) / parts;
-  int quad = rows * kRowQuads * part / parts + (thread >> lanes_log2);
+  // Numbers are small enough for these to be the quotients.
+  const float share_of_part = near_inverse(static_cast<float>(parts));
+  const auto first_of = [&](int index) {
+    return static_cast<int>((static_cast<float>(rows * kRowQuads * index) + 0.5f) * share_of_part);
+  };
+  const int end = first_of(part + 1);
+  int quad = first_of(part) + (thread >> lanes_log2);
   const std::uint64_t* const from = words.of(static_cast<int>(blockIdx.x) - part);
   const int dim = phase.params.value_dim(unit.kv_head);
 #pragma unroll 1
@@ -143,11 +156,10 @@ __device__ inline void merge_share(const AttentionPhase& phase, const PartWords&
           for (float& number : part_out[k]) number = 0;
           if (begin + k * lanes >= parts || quad >= end) continue;
           const std::uint64_t* const of = from + (begin + k * lanes) * words.each;
-          all &= words.get(of + row, part_max[k]);
-          all &= words.get(of + rows + row, part_sum[k]);
+          all &= words.get(of + 2 * row, part_max[k], part_sum[k]);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            all &= words.get(of + 2 * rows + 4 * quad + i, part_out[k][i]);
+          for (int i = 0; i < 4; i += 2) {
+            all &= words.get(of + 2 * rows + 4 * quad + i, part_out[k][i], part_out[k][i + 1]);
           }
         }
       } while (!all);
@@ -182,7 +194,7 @@ __device__ inline void merge_share(const AttentionPhase& phase, const PartWords&
       for (float& number : result) number += __shfl_xor_sync(~0u, number, i);
     }
     if (lane == 0 && quad < end && d < dim) {
-      const float share = 1.0f / sum;
+      const float share = near_inverse(sum);
 #pragma unroll
       for (int i = 0; i < 4; ++i) to.result(row * dim + d + i, result[i] * share);
     }
@@ -260,20 +272,24 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   const std::int32_t past = __ldcg(p.state.past);
   DecodeRows<kDim> rows(room.at + room.p.offsets.rows);
   rows.clear(kProgramThreads);
-  await_phase(room);
-  if (share.parts == 0) return at;
   const DecodeSplit::Piece piece = share.piece;
   const int parts = share.parts;
   const ClassParams& of = p.classes[piece.head_class];
   const std::int32_t used = used_slots(of, past);
   const bool has_own = piece.part + 1 == parts;
+  DecodeUnit unit(p, phase.row_blocks, piece.head_class, piece.first_unit);
+  await_phase(room);
+  if (parts == 0) return at;
   for (int u = 0; u < piece.units; ++u) {
-    const DecodeUnit unit(p, phase.row_blocks, piece.head_class, piece.first_unit + u);
+    if (u > 0) {
+      unit = DecodeUnit(p, phase.row_blocks, piece.head_class, piece.first_unit + u);
+      join();  // rows have been asked for
+    }
     prepare_unit<T, kDim>(p, unit, has_own, past, kWarps, rows, room.work(),
                           [&](const HeadVector& vector, RowKind kind, float* to) {
                             const VectorSource source(phase, vector, kind);
-                            prepare_row(p, vector, 0, kDim, to, source.from,
-                                        SentNumbers(room, source.place));
+                            prepare_row<kDim>(p, vector, 0, kDim, to, source.from,
+                                              SentNumbers(room, source.place));
                           });
     std::uint32_t queries[kDim / 16][4];
     const Tiles tiles(of, unit.head);
@@ -296,7 +312,11 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
     const PartWords words(phase, room);
     const ToPhases<kDim> to(phase, words, room, unit);
     deliver<kDim>(p, unit, parts, state, kWarps, room.work(), to);
-    if (parts > 1) merge_share<kDim>(phase, words, to, unit, piece.part, parts);
+    if (parts > 32) {
+      merge_share<kDim, 3>(phase, words, to, unit, piece.part, parts);
+    } else if (parts > 1) {
+      merge_share<kDim, 1>(phase, words, to, unit, piece.part, parts);
+    }
   }
   return at;
 }

@@ -40,7 +40,13 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   const int row_warps = row_threads >> 5;
   const ProductSteps steps(phase);
   const auto outputs = static_cast<int>(job.outputs);
+  const auto cols = static_cast<std::uint32_t>(job.cols);
   const bool paired = job.up_rows != nullptr;
+  const bool normed = job.norm_weight != nullptr;
+  const float share_of_column = near_inverse(static_cast<float>(cols));
+  const SentNumbers sent_residuals(room, phase.residual_from);
+  const SentNumbers sent_gates(room, phase.gate_from);
+  float* const sent = phase.sent;
   // [steps of a pass, streams, row_warps]: a warp's is at its own number.
   float* const warp_sums = room.sums();
   std::int32_t* const step_outputs = room.step_outputs();  // first output of each
@@ -48,14 +54,15 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   // known which that is.
   float* const residuals = room.residuals();
   LaneSums<Own::kQuantized> sums(room, warp, lane);
-  const StageShare share =
-      StageShare::make(steps.stages, phase.ctas, static_cast<int>(blockIdx.x) - phase.first_cta);
+  const int cta = static_cast<int>(blockIdx.x) - phase.first_cta;
+  const int begin_stage = phase.shares.begin(cta);
   const int stage_steps = uniform(phase.stage_steps);
-  const int pass_stages = uniform(kProgramPassSteps / stage_steps);
+  const int stage_steps_log2 = 31 - __clz(stage_steps);  // a power of two
+  const int pass_stages = uniform(kProgramPassSteps >> stage_steps_log2);
   // Stages whose outputs follow those of the stage before. Where some are drawn the last of them
   // may be the last of all; nobody knows before it is there.
-  const int own_stages = share.end - share.begin;
-  const bool drawn = share.given < steps.stages;
+  const int own_stages = phase.shares.count(cta);
+  const bool drawn = phase.shares.given < phase.shares.stages;
   const int plain_stages = uniform(drawn ? max(own_stages - 1, 0) : own_stages);
   const int known_stages = uniform(drawn || own_stages == 0 ? -1 : own_stages);  // -1: unknown
 
@@ -65,7 +72,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
       (in_up ? steps.stage_outputs + stream - steps.step_outputs : stream) * row_bytes;
   // Its pieces of a row. A thread without a piece of its own takes the row's last one, times zeros:
   // no branches.
-  const int row_pieces = static_cast<int>((job.cols + Own::kPieceCols - 1) / Own::kPieceCols);
+  const int row_pieces = static_cast<int>((cols + Own::kPieceCols - 1) / Own::kPieceCols);
   constexpr int kHalf = Own::kPieces / 2;
   int index[Own::kPieces];
 #pragma unroll
@@ -95,7 +102,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   int first_output = 0;
   const auto begin_pass = [&](int stage) {
     plain_steps = min(max(plain_stages - stage, 0), pass_stages) * stage_steps;
-    first_output = (share.begin + stage) * steps.stage_outputs;
+    first_output = (begin_stage + stage) * steps.stage_outputs;
     if (job.residual != nullptr && thread < plain_steps * steps.step_outputs &&
         first_output + thread < outputs) {
       copy_number(residuals + thread, job.residual + first_output + thread);
@@ -120,27 +127,26 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   const auto finish_pass = [&](int all) {
     copied_numbers();
     join();
-    float factor = 1;
-    if (job.norm_weight != nullptr) {
-      const auto* const squares = reinterpret_cast<const float4*>(room.squares());
-      float total = 0;
+    // Of what is not normed the squares mean nothing, but they need not be asked about first.
+    const auto* const squares = reinterpret_cast<const float4*>(room.squares());
+    float total = 0;
 #pragma unroll
-      for (int w = 0; w < kWarps / 4; ++w) {
-        const float4 four = squares[w];
-        total += four.x + four.y + four.z + four.w;
-      }
-      factor =
-          rsqrtf(__fdividef(total, static_cast<float>(static_cast<int>(job.cols))) + job.epsilon);
+    for (int w = 0; w < kWarps / 4; ++w) {
+      const float4 four = squares[w];
+      total += (four.x + four.y) + (four.z + four.w);
     }
+    const float factor = normed ? rsqrtf(fmaf(total, share_of_column, job.epsilon)) : 1.0f;
     const auto product = [&](int step, int row) {
       const float* const of = warp_sums + step * kWarps + row * row_warps;
-      float part[kWarps];
+      float sum[kWarps];
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) part[w] = w < row_warps ? of[w] : 0;
-      float sum = 0;
+      for (int w = 0; w < kWarps; ++w) sum[w] = w < row_warps ? of[w] : 0;
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += part[w];
-      return sum * factor;
+      for (int half = kWarps / 2; half > 0; half /= 2) {
+#pragma unroll
+        for (int w = 0; w < half; ++w) sum[w] += sum[w + half];
+      }
+      return sum[0] * factor;
     };
     for (int i = thread; i < all * steps.step_outputs; i += kProgramThreads) {
       const int step = i >> steps.step_outputs_log2;
@@ -150,18 +156,18 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
       float residual = 0;
       if (job.residual != nullptr) {
         const float* const from = job.residual + output;
-        residual = SentNumbers(room, phase.residual_from)
-                       .settle(from, i == thread ? residuals[thread] : SentNumbers::load(from));
+        residual =
+            sent_residuals.settle(from, i == thread ? residuals[thread] : SentNumbers::load(from));
       }
       float gate = 1;
       if (job.gate != nullptr) {
         const float* const from = job.gate + output;
-        gate = SentNumbers(room, phase.gate_from).settle(from, SentNumbers::load(from));
+        gate = sent_gates.settle(from, SentNumbers::load(from));
       }
       const float number =
           outcome(job, output, product(step, row),
                   paired ? product(step, row + steps.step_outputs) : 0.0f, gate, residual);
-      send(phase.sent + output, number, room.pass());
+      send(sent + output, number, sent_residuals.pass);
       if (job.out != nullptr) job.out[output] = number;
     }
   };
@@ -203,7 +209,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   // whether there is something else to do, or to wait for. multiply_rows(row) begins with the stage
   // that has been taken, and ends with one.
   const auto run = [&]<int kRows, int kSteps>(Rows<kRows, kSteps>, const auto& multiply_rows) {
-    const int group_stages = sums.kSteps / stage_steps;
+    const int group_stages = sums.kSteps >> stage_steps_log2;
     int stage = 0;
     int pass_begin = 0;
     int pass_end = pass_stages;
@@ -216,7 +222,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
       if (last || stage == group_end) {
         sums.add_up(warp_sums + (group_begin - pass_begin) * stage_steps * kWarps,
                     (stage - group_begin) * stage_steps);
-        if (group_begin == 0 && job.norm_weight != nullptr) {
+        if (group_begin == 0 && normed) {
           squares = warp_sum(squares);
           if (lane == 0) room.squares()[warp] = squares;
         }

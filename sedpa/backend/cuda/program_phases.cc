@@ -53,12 +53,15 @@ std::int32_t plan_stages(std::span<ProgramPhase> phases) {
   const auto stage = static_cast<std::int32_t>(round_up(bytes, kAlignment));
   for (ProgramPhase& phase : phases) {
     for (ProductPhase& product : phase.all_products()) {
-      if (product.row_parts > 1) continue;
-      // A group of steps is some whole stages.
-      const auto fitting = static_cast<std::uint64_t>(stage / product.step_bytes());
-      product.stage_steps =
-          std::min(static_cast<std::int32_t>(std::bit_floor(fitting)), product.most_stage_steps());
-      product.part_bytes = stage;
+      if (product.row_parts == 1) {
+        // A group of steps is some whole stages.
+        const auto fitting = static_cast<std::uint64_t>(stage / product.step_bytes());
+        product.stage_steps = std::min(static_cast<std::int32_t>(std::bit_floor(fitting)),
+                                       product.most_stage_steps());
+        product.part_bytes = stage;
+      }
+      const std::int64_t stages = ceil_div(product.job.outputs, product.stage_outputs());
+      product.shares = StageShares::make(static_cast<std::int32_t>(stages), product.ctas);
     }
   }
   return stage;

@@ -40,6 +40,29 @@ struct RowProduct {
   GemvJob job;
 };
 
+/// Who asks for which stages of a product: each CTA for some that follow each other, and for some
+/// of those from `given` on, which go to who comes first, since the memory does not serve all
+/// alike. Where a CTA has but few stages the first would take too many, and all are given.
+struct StageShares {
+  std::int32_t stages = 0;  // of all CTAs
+  std::int32_t given = 0;
+  std::int32_t each = 0;  // of a CTA
+  std::int32_t more = 0;  // CTAs, the first ones, that have one more
+
+  static constexpr StageShares make(std::int32_t stages, std::int32_t ctas) {
+    constexpr std::int32_t kFew = 24;  // whose last eighth are no more than a CTA draws at a time
+    if (stages < kFew * ctas) return {stages, stages, stages / ctas, stages % ctas};
+    const std::int32_t quota = stages * 7 / 8 / ctas;
+    return {stages, quota * ctas, quota, 0};
+  }
+  [[nodiscard]] constexpr std::int32_t begin(std::int32_t cta) const {
+    return cta * each + (cta < more ? cta : more);
+  }
+  [[nodiscard]] constexpr std::int32_t count(std::int32_t cta) const {
+    return each + (cta < more ? 1 : 0);
+  }
+};
+
 /// A product of one row, and the CTAs that share it. L threads share a row of the matrix;
 /// threads / L rows side by side are a step; a stage of the ring holds some steps, or a part of a
 /// row.
@@ -53,6 +76,7 @@ struct ProductPhase {
   std::int32_t part_bytes = 0;  // of the first part; else of all rows of a stage
   std::int32_t first_cta = 0;
   std::int32_t ctas = 0;
+  StageShares shares;
   std::int32_t* drawn = nullptr;  // stages that have gone to who came first; zero at the start
   // Places in the exchange. Where there is one, the job reads there; what no later phase of the
   // launch writes over goes to its own memory, too.
@@ -62,6 +86,11 @@ struct ProductPhase {
   std::int32_t out_to = 0;
   float* sent = nullptr;  // [outputs], in the exchange
 
+  /// Outputs of a stage, or of the parts of a row.
+  [[nodiscard]] constexpr std::int64_t stage_outputs() const {
+    const std::int64_t rows = std::int64_t{stage_steps} * (kProgramThreads >> row_threads_log2);
+    return job.up_rows != nullptr ? rows / 2 : rows;
+  }
   /// Bytes of a step.
   [[nodiscard]] constexpr std::int64_t step_bytes() const {
     return (kProgramThreads >> row_threads_log2) * layout.bytes;
@@ -82,7 +111,7 @@ struct ProductPhase {
 struct AttentionPhase {
   AttentionParams params;
   std::int32_t row_blocks = 0;     // units of a head
-  std::int32_t part_words = 0;     // of a CTA's part: max [rows], sum [rows], out [rows, dim]
+  std::int32_t part_words = 0;     // of a CTA's part: [rows] max and sum, out [rows, dim]
   std::uint64_t* parts = nullptr;  // [CTAs, part_words]
   // In device memory: keys, values of each class; of q8 there are none.
   const CUtensorMap* maps = nullptr;
@@ -120,28 +149,10 @@ struct alignas(16) ProgramPhase {
   }
 };
 
-/// The stages of a product that a CTA asks for: [begin, end), then some of those from `given` on,
-/// which go to who comes first, since the memory does not serve all alike. Where a CTA has but few
-/// stages the first would take too many, and all are given.
-struct StageShare {
-  int begin = 0;
-  int end = 0;
-  int given = 0;
-
-  static constexpr StageShare make(int stages, int ctas, int cta) {
-    constexpr int kFew = 24;  // whose last eighth are no more than one CTA draws at a time
-    if (stages < kFew * ctas) {
-      const auto before = [&](int i) { return stages * i / ctas; };
-      return {before(cta), before(cta + 1), stages};
-    }
-    const int quota = stages * 7 / 8 / ctas;
-    return {cta * quota, (cta + 1) * quota, quota * ctas};
-  }
-};
-
 /// How a product is cut into steps; none where it does not suit the kernel.
 [[nodiscard]] std::optional<ProductPhase> plan_product(const RowProduct& product);
-/// Gives the products of a launch their steps of a stage; a stage's bytes, for tiles and products.
+/// Gives the products of a launch, which have their CTAs, their steps of a stage and their shares;
+/// a stage's bytes, for tiles and products.
 [[nodiscard]] std::int32_t plan_stages(std::span<ProgramPhase> phases);
 /// Gives each of up to kProgramProducts products a run of CTAs, at least one, so that the most
 /// bytes that a CTA has to read are as few as can be.

@@ -19,6 +19,7 @@ constexpr int padded(std::size_t bytes) { return static_cast<int>((bytes + 127) 
 
 /// A CTA's piece of an attention.
 struct AttentionShare {
+  DecodeTiles of;
   DecodeSplit::Piece piece;
   std::int32_t parts = 0;       // of the piece's units; 0: there is no piece for this CTA
   std::int32_t tile_bytes = 0;  // keys and values
@@ -66,6 +67,8 @@ struct Room {
   __device__ AttentionShare& share(int slot) const {
     return reinterpret_cast<AttentionShare*>(at + p.offsets.pieces)[slot];
   }
+  /// The share formed last.
+  __device__ AttentionShare& last_share() const { return share(kPhaseSlots); }
   __device__ std::int32_t* step_outputs() const {
     return reinterpret_cast<std::int32_t*>(at + p.offsets.step_outputs);
   }
@@ -90,7 +93,8 @@ struct Room {
   __device__ std::uint32_t phase_ready(int i) const { return phase_there(kPhaseSlots + i); }
   __device__ std::uint32_t phase_read(int i) const { return phase_there(2 * kPhaseSlots + i); }
 
-  __device__ void init_barriers() const {
+  __device__ void init() const {
+    last_share() = AttentionShare();
     for (int i = 0; i < p.stages; ++i) {
       init_barrier(stage_there(i), 1);
       init_barrier(stage_read(i), kWarps);
@@ -107,19 +111,15 @@ struct Room {
 /// How a product's rows go through the ring. Gate and up rows go side by side: the first half of a
 /// step's rows are of the gate, the second of up.
 struct ProductSteps {
-  int streams = 0;            // rows of a step
   int step_outputs_log2 = 0;  // outputs of a step
   int step_outputs = 0;
   int stage_outputs = 0;  // outputs of a stage
-  int stages = 0;         // of all CTAs
 
   __device__ explicit ProductSteps(const ProductPhase& phase) {
-    streams = kProgramThreads >> phase.row_threads_log2;
     step_outputs_log2 =
         kProgramThreadsLog2 - phase.row_threads_log2 - (phase.job.up_rows != nullptr ? 1 : 0);
     step_outputs = 1 << step_outputs_log2;
     stage_outputs = phase.stage_steps * step_outputs;
-    stages = (static_cast<int>(phase.job.outputs) + stage_outputs - 1) / stage_outputs;
   }
 };
 
@@ -152,11 +152,12 @@ __device__ inline void come(std::int32_t* met) {
   asm volatile("red.relaxed.gpu.global.add.s32 [%0], 1;" ::"l"(met) : "memory");
 }
 
-/// Until it is worth looking for what the CTAs send in the phase before: a third of them may still
-/// be missing, since looking takes as long as they are apart. More who look would be in their way.
+/// Until it is worth looking for what the CTAs send in the phase before: a quarter of them may
+/// still be missing, since looking takes as long as they are apart. More who look would be in their
+/// way.
 __device__ inline void await_phase(const Room& room) {
   if (threadIdx.x == 0) {
-    const int wanted = room.phase_number * room.p.ctas - room.p.ctas / 3;
+    const int wanted = room.phase_number * room.p.ctas - room.p.ctas / 4;
     std::int32_t seen;
     do {
       asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(room.p.met) : "memory");

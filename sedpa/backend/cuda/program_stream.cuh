@@ -15,16 +15,16 @@ __device__ inline void wait_for_stage(const Room& room, const Place& at, int ahe
   wait_barrier(room.stage_there(older.index), older.parity);
 }
 
-/// A CTA's stages of a product (StageShare), the last of them marked.
+/// A CTA's stages of a product (StageShares), the last of them marked.
 __device__ inline Place stream_weights(const ProductPhase& phase, const Room& room, bool leads,
                                        Place at) {
   const GemvJob& job = phase.job;
   const ProductSteps steps(phase);
   const int stage_outputs = uniform(steps.stage_outputs);
   const int stage_bytes = uniform(steps.stage_outputs * static_cast<int>(phase.layout.bytes));
-  const int end_stage = uniform(steps.stages);
+  const int end_stage = uniform(phase.shares.stages);
   const int end_bytes =  // of the last of all stages
-      uniform((static_cast<int>(job.outputs) - (steps.stages - 1) * steps.stage_outputs) *
+      uniform((static_cast<int>(job.outputs) - (phase.shares.stages - 1) * steps.stage_outputs) *
               static_cast<int>(phase.layout.bytes));
   const int part_bytes = uniform(phase.part_bytes);
   const std::byte* const rows = uniform(job.rows);
@@ -50,8 +50,8 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
     }
   };
   const int cta = static_cast<int>(blockIdx.x) - phase.first_cta;
-  const StageShare share = StageShare::make(steps.stages, phase.ctas, cta);
-  if (share.begin == share.end) {  // nothing, in as many stages as a row takes
+  const int count = uniform(phase.shares.count(cta));
+  if (count == 0) {  // nothing, in as many stages as a row takes
     for (int part = 0; part < phase.row_parts; ++part) {
       wait_for_stage(room, at, room.p.ahead);
       if (leads) {
@@ -63,14 +63,14 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
     return at;
   }
   // Numbers are drawn before they are needed: it takes a while.
-  std::int32_t* const counter = share.given < steps.stages ? phase.drawn : nullptr;
+  std::int32_t* const counter = phase.shares.given < end_stage ? phase.drawn : nullptr;
   const auto draw = [&] {
     return counter != nullptr && threadIdx.x % 32 == 0 ? atomicAdd(counter, 1) : end_stage;
   };
   int drawn[3] = {draw(), draw(), draw()};
-  const int given = uniform(share.given);
-  int stage = uniform(share.begin);
-  for (const int end = uniform(share.end); stage + 1 < end; ++stage) copy_stage(stage, false);
+  const int given = uniform(phase.shares.given);
+  int stage = uniform(phase.shares.begin(cta));
+  for (const int end = stage + count; stage + 1 < end; ++stage) copy_stage(stage, false);
   while (true) {
     const int following = given + uniform(drawn[0]);
     const bool last = following >= end_stage;
@@ -83,17 +83,28 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
   }
 }
 
-__device__ inline AttentionShare share_of(const AttentionPhase& phase, const ProgramParams& p) {
+/// last: the share before this one. Layers are often alike, and to cut one takes so long that the
+/// ring would feel it.
+__device__ inline AttentionShare share_of(const AttentionPhase& phase, const ProgramParams& p,
+                                          const AttentionShare& last) {
   const AttentionParams& params = phase.params;
-  const int keys = program_tile_keys(params.tile_dim);
-  const DecodeSplit split =
-      decode_split(params, phase.row_blocks, p.ctas, keys, __ldcg(params.state.past));
   AttentionShare share;
-  if (static_cast<int>(blockIdx.x) >= split.count()) return share;
-  share.piece = split.piece(static_cast<int>(blockIdx.x));
-  share.parts = split.parts[share.piece.head_class];
+  share.of = DecodeTiles(params, phase.row_blocks, program_tile_keys(params.tile_dim),
+                         __ldcg(params.state.past));
+  if (share.of == last.of) {
+    share.piece = last.piece;
+    share.parts = last.parts;
+  } else {
+    const DecodeSplit split = share.of.split(p.ctas);
+    const auto cta = static_cast<int>(blockIdx.x);
+    if (cta < split.count()) {
+      share.piece = split.piece(cta);
+      share.parts = split.parts[share.piece.head_class];
+    }
+  }
+  if (share.parts == 0) return share;
   const ClassParams& of = params.classes[share.piece.head_class];
-  share.tile_bytes = keys * (of.key_row_bytes + of.value_row_bytes);
+  share.tile_bytes = share.of.keys * (of.key_row_bytes + of.value_row_bytes);
   // Of smaller tiles more are on their way, so that as many bytes are.
   const int full_bytes = p.ahead * 2 * kProgramTileBytes;
   share.ahead = min((full_bytes + share.tile_bytes / 2) / share.tile_bytes, p.stages - 1);
@@ -134,7 +145,7 @@ __device__ inline Place stream_keys(const AttentionPhase& phase, const Attention
   const int end_tile = uniform(share.piece.end_tile);
   const std::uint64_t policy = read_once();
   for (int unit = first_unit; unit < end_unit; ++unit) {
-    const int head = uniform(unit / phase.row_blocks);
+    const int head = uniform(DecodeUnit::head_of(unit, phase.row_blocks));
     for (int tile = first_tile; tile < end_tile; ++tile) {
       const int first = tile * keys;
       wait_for_stage(room, at, ahead);
@@ -189,7 +200,11 @@ __device__ inline void stream(const Room& room) {
     wait_barrier(room.phase_there(slot), i / kPhaseSlots % 2);
     const ProgramPhase& phase = room.phase(slot);
     if (leads) {
-      if (phase.attends()) room.share(slot) = share_of(phase.attention, p);
+      if (phase.attends()) {
+        AttentionShare& last = room.last_share();
+        last = share_of(phase.attention, p, last);
+        room.share(slot) = last;
+      }
       arrive(room.phase_ready(slot));
     }
     __syncwarp();

@@ -30,6 +30,11 @@ struct OwnX {
       }
     }
   }
+  /// Of quantised weights, a piece; a template, so that plain ones need not have it.
+  template <class Fixed>
+  __device__ void take(int piece, const Fixed& fixed) {
+    pieces[piece] = fixed;
+  }
   /// quad(i): columns 4 i .. 4 i + 3 of the piece, plain.
   template <class Quad>
   __device__ void set(int piece, const Quad& quad) {
@@ -83,32 +88,41 @@ struct OwnX {
 };
 
 /// A block of x as fixed-point numbers in shared memory, kWarpChunks chunks of each warp. What a
-/// warp brings goes through the same place.
-struct FixedRoom {
+/// warp brings goes through the same place. A thread's places in it are known before x is there.
+class FixedRoom {
+ public:
   static constexpr int kLaneQuads = kXFloats / 4 / kProgramThreads;  // that a lane brings
   static constexpr int kWarpChunks = 32 * kLaneQuads / 8;
-  static_assert(kLaneQuads == 4);
-  uint4* of_warps;  // [kWarps][32 * kLaneQuads]
 
-  __device__ explicit FixedRoom(float* work) : of_warps(reinterpret_cast<uint4*>(work)) {}
-
+  /// chunk: the first that this thread gets; the others are whole warps' chunks further on.
+  __device__ FixedRoom(float* work, int warp, int lane, int chunk) {
+    const std::uint32_t room = shared_address(work);
+    const std::uint32_t own = room + kWarpBytes * warp;
+    const int pair = lane >> 1;
+    odd_ = lane & 1;
+    brought_ = own + 16 * (lane ^ (lane >> 2 & 6));
+    taken_ = own + 16 * (8 * pair + (odd_ ^ (lane & 6)));
+    words_ = own + 16 * (4 * pair + (odd_ ^ (pair >> 1 & 3)));
+    scale_ = own + kScalesAt + 16 * pair;
+    const std::uint32_t mine = static_cast<std::uint32_t>(chunk) % kWarpChunks;
+    const std::uint32_t other =
+        room + kWarpBytes * (static_cast<std::uint32_t>(chunk) / kWarpChunks);
+    chunk_words_ = other + 16 * (4 * mine + (mine >> 1 & 3));
+    chunk_scale_ = other + kScalesAt + 16 * mine;
+    asm("" : "+r"(brought_), "+r"(taken_), "+r"(words_), "+r"(scale_));
+    asm("" : "+r"(chunk_words_), "+r"(chunk_scale_));
+  }
   /// A warp's quads, lane + 32 k: they are handed out so that two lanes side by side have a chunk,
   /// every other quad each, and few numbers need go from lane to lane.
-  __device__ void put(int warp, int lane, const float4 (&brought)[kLaneQuads]) const {
-    auto* const plain = reinterpret_cast<float4*>(of_warps + warp * 32 * kLaneQuads);
-    const auto placed = [](int quad) { return quad ^ (quad >> 2 & 6); };  // banks
+  __device__ void put(const float4 (&brought)[kLaneQuads]) const {
 #pragma unroll
-    for (int k = 0; k < kLaneQuads; ++k) plain[placed(lane + 32 * k)] = brought[k];
+    for (int k = 0; k < kLaneQuads; ++k) store_shared(brought_ + 16 * 32 * k, brought[k]);
     __syncwarp();
-    const int chunk = lane / 2;
-    const int odd = lane % 2;
     float4 v[kLaneQuads];
-    float most = 0;
 #pragma unroll
-    for (int k = 0; k < kLaneQuads; ++k) {
-      v[k] = plain[placed(8 * chunk + 2 * k + odd)];
-      most = largest(v[k], most);
-    }
+    for (int k = 0; k < kLaneQuads; ++k) v[k] = load_shared<float4>(taken_ ^ 16 * 2 * k);
+    float most = larger(larger(largest(v[0], 0), largest(v[1], 0)),
+                        larger(largest(v[2], 0), largest(v[3], 0)));
     most = larger(most, __shfl_xor_sync(~0u, most, 1));
     const FixedScale to = fixed_scale(most);
     FixedQuad quads[kLaneQuads];
@@ -120,25 +134,27 @@ struct FixedRoom {
     __syncwarp();  // all have read
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      words(warp)[word_place(4 * chunk + 2 * i + odd)] =
-          make_uint4(quads[0].bytes[i], quads[1].bytes[i], quads[2].bytes[i], quads[3].bytes[i]);
+      const FixedQuad& first = quads[2 * i];
+      const FixedQuad& second = quads[2 * i + 1];
+      store_shared(words_ ^ 16 * 2 * i,
+                   make_uint4(first.pairs[0], first.pairs[1], second.pairs[0], second.pairs[1]));
     }
-    if (odd == 0) {
-      scales(warp)[chunk] =
-          make_float4(to.scale, static_cast<float>(sums[0]), static_cast<float>(sums[1]), 0);
+    if (odd_ == 0) {
+      store_shared(scale_, make_float4(to.scale, static_cast<float>(sums[0]),
+                                       static_cast<float>(sums[1]), 0));
     }
   }
-  __device__ FixedX get(int chunk) const {
-    const int warp = chunk / kWarpChunks;
-    const int mine = chunk % kWarpChunks;
+  /// The chunk `chunks` further on, whole warps' chunks.
+  __device__ FixedX get(int chunks) const {
+    const std::uint32_t further = kWarpBytes / kWarpChunks * chunks;
     FixedX x;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint4 four = words(warp)[word_place(4 * mine + i)];
-      std::uint32_t* const to = x.bytes[i / 2] + i % 2;
-      to[0] = four.x, to[2] = four.y, to[4] = four.z, to[6] = four.w;
+      const auto four = load_shared<uint4>((chunk_words_ ^ 16 * i) + further);
+      std::uint32_t* const to = x.pairs + 8 * (i / 2) + 2 * (i % 2);
+      to[0] = four.x, to[1] = four.y, to[4] = four.z, to[5] = four.w;
     }
-    const float4 rest = scales(warp)[mine];
+    const auto rest = load_shared<float4>(chunk_scale_ + further);
     x.scale = rest.x;
     x.sum[0] = rest.y;
     x.sum[1] = rest.z;
@@ -146,14 +162,20 @@ struct FixedRoom {
   }
 
  private:
-  /// [kWarpChunks][bytes b, bytes a][even, odd]: quads of a chunk.
-  __device__ uint4* words(int warp) const { return of_warps + warp * 32 * kLaneQuads; }
-  /// [kWarpChunks]: scale, two sums, unused.
-  __device__ float4* scales(int warp) const {
-    return reinterpret_cast<float4*>(words(warp) + 4 * kWarpChunks);
-  }
-  /// Threads that read neighbouring chunks meet different banks.
-  __device__ static int word_place(int four) { return four ^ (four >> 3 & 3); }
+  static_assert(kLaneQuads == 4);
+  static constexpr int kWarpBytes = 16 * 32 * kLaneQuads;
+  // [kWarpChunks][first, second half][even, odd] quads of a chunk; then [kWarpChunks]: scale, two
+  // sums, unused. Threads that read neighbouring chunks meet different banks: which of a chunk's
+  // four places is which turns with the chunk.
+  static constexpr int kScalesAt = 16 * 4 * kWarpChunks;
+
+  int odd_;
+  std::uint32_t brought_;
+  std::uint32_t taken_;
+  std::uint32_t words_;
+  std::uint32_t scale_;
+  std::uint32_t chunk_words_;
+  std::uint32_t chunk_scale_;
 };
 
 /// x, normed but for the norm's factor, to those who own its columns, once the phase before is
@@ -167,142 +189,150 @@ __device__ float read_x(const GemvJob& job, const SentNumbers& sent, int member,
   constexpr int kPieceQuads = Own::kPieceCols / 4;
   constexpr int kBlockQuads = kXFloats / 4;  // at a time
   constexpr int kThreadQuads = kBlockQuads / kProgramThreads;
-  constexpr int kWarpQuads = kBlockQuads / kWarps;
-  // No more than half of all threads to a row: of longer rows each column has one owner.
-  constexpr int kMostThreads = kProgramThreads / 2;
-  constexpr int kMostBlocks = kMostThreads * kProgramThreadCols / kXFloats;
-  const int row_quads = static_cast<int>(job.cols / 4);
+  const auto row_quads = static_cast<int>(static_cast<std::uint32_t>(job.cols) / 4);
   const bool normed = job.norm_weight != nullptr;
-  const auto* const x = reinterpret_cast<const float4*>(job.x);
-  const auto* const weights = reinterpret_cast<const float4*>(job.norm_weight);
+  const int thread = own_thread();
+  const int warp = thread >> 5;
+  const int lane = thread & 31;
   float squares = 0;
-  const auto weight_of = [&](int quad) {
-    return normed && quad < row_quads ? __ldg(weights + quad) : make_float4(1, 1, 1, 1);
-  };
   const float none = __uint_as_float(sent.pass & sent.mask);  // is there, and 0
-  // Quads of several blocks, all on their way at once, until they are there.
-  const auto read = [&]<int kBlocks, int kQuads>(float4(&v)[kBlocks][kQuads], const auto& quad_of) {
+  // Quads of the row from `first` on, all on their way at once, until they are there.
+  // offset_of(i, k): of those that a thread takes, known when this is compiled.
+  const auto read = [&]<int kBlocks, int kQuads>(float4(&v)[kBlocks][kQuads], int first,
+                                                 const auto& offset_of) {
+    const auto* const x = reinterpret_cast<const float4*>(job.x) + first;
+    const int end = row_quads - first;
     std::uint32_t missing;
     do {
       missing = 0;
 #pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
+      for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
         for (int k = 0; k < kQuads; ++k) {
-          const int quad = quad_of(block, k);
-          v[block][k] =
-              quad < row_quads ? SentNumbers::load(x + quad) : make_float4(none, none, none, none);
+          v[i][k] = offset_of(i, k) < end ? SentNumbers::load(x + offset_of(i, k))
+                                          : make_float4(none, none, none, none);
         }
       }
 #pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
+      for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
-        for (int k = 0; k < kQuads; ++k) missing |= sent.differing(v[block][k]);
+        for (int k = 0; k < kQuads; ++k) missing |= sent.differing(v[i][k]);
       }
     } while (__any_sync(~0u, (missing & sent.mask) != 0));
 #pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
+    for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
-      for (int k = 0; k < kQuads; ++k) v[block][k] = sent.plain(v[block][k]);
+      for (int k = 0; k < kQuads; ++k) v[i][k] = sent.plain(v[i][k]);
     }
   };
-  const auto norm = [&](const float4& v, const float4& w) {
+  // The norm's weights of a thread's quads of block i.
+  const auto weigh = [&]<int kQuads>(float4(&w)[kQuads], int first, int i, const auto& offset_of) {
+    const auto* const weights = reinterpret_cast<const float4*>(job.norm_weight) + first;
+    const int end = normed ? row_quads - first : 0;
+#pragma unroll
+    for (int k = 0; k < kQuads; ++k) {
+      w[k] = offset_of(i, k) < end ? __ldg(weights + offset_of(i, k)) : make_float4(1, 1, 1, 1);
+    }
+  };
+  const auto norm = [&](float4& v, const float4& w) {
     squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
-    return make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
+    v = make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
   };
   if constexpr (!Own::kQuantized) {
     if (row_threads == kProgramThreads) {
-      const auto quad_of = [&](int p, int i) {
-        return (member + p * row_threads) * kPieceQuads + i;
-      };
+      constexpr auto offset_of = [](int p, int i) { return p * kProgramThreads * kPieceQuads + i; };
       await_phase(room);
       float4 v[Own::kPieces][kPieceQuads];
-      read(v, quad_of);
+      read(v, member * kPieceQuads, offset_of);
 #pragma unroll
       for (int p = 0; p < Own::kPieces; ++p) {
         if (normed) {
+          float4 w[kPieceQuads];
+          weigh(w, member * kPieceQuads, p, offset_of);
 #pragma unroll
-          for (int i = 0; i < kPieceQuads; ++i) v[p][i] = norm(v[p][i], weight_of(quad_of(p, i)));
+          for (int i = 0; i < kPieceQuads; ++i) norm(v[p][i], w[i]);
         }
         own.set(p, [&](int i) { return v[p][i]; });
       }
       return squares;
     }
-  }
-  const int warp = own_thread() / 32;
-  const int lane = own_thread() % 32;
-  [[maybe_unused]] const FixedRoom fixed(room.work());
-  [[maybe_unused]] auto* const quads = reinterpret_cast<float4*>(room.work());
-  if constexpr (Own::kQuantized) {
-    if (row_threads == kProgramThreads) {
-      // A warp reads its lanes' chunks, 16 at a time.
-      constexpr int kRounds = 2 * Own::kPieces;
-      const auto first_quad = [&](int round) {
-        return (round / 2 * kProgramThreads + 32 * warp + 16 * (round % 2)) * kPieceQuads;
-      };
-      const auto quad_of = [&](int round, int k) { return first_quad(round) + lane + 32 * k; };
-      await_phase(room);
-      float4 v[kRounds][kThreadQuads];
-      read(v, quad_of);
+  } else if (row_threads == kProgramThreads) {
+    // A warp reads its lanes' chunks, 16 at a time.
+    constexpr int kRounds = 2 * Own::kPieces;
+    constexpr auto offset_of = [](int round, int k) {
+      return (round / 2 * kProgramThreads + round % 2 * FixedRoom::kWarpChunks) * kPieceQuads +
+             32 * k;
+    };
+    const int first = 32 * kPieceQuads * warp + lane;
+    const FixedRoom fixed(room.work(), warp, lane, FixedRoom::kWarpChunks * warp + lane % 16);
+    await_phase(room);
+    float4 v[kRounds][kThreadQuads];
+    read(v, first, offset_of);
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
       if (normed) {
+        float4 w[kThreadQuads];
+        weigh(w, first, round, offset_of);
 #pragma unroll
-        for (int round = 0; round < kRounds; ++round) {
+        for (int k = 0; k < kThreadQuads; ++k) norm(v[round][k], w[k]);
+      }
+      if (first - lane + offset_of(round, 0) >= row_quads) break;
+      if (round > 0) __syncwarp();  // the last round's have been taken
+      fixed.put(v[round]);
+      __syncwarp();
+      if (lane / 16 == round % 2) own.pieces[round / 2] = fixed.get(0);
+    }
+    return squares;
+  }
+  // No more than half of all threads to a row, so no more than two blocks of x.
+  const auto read_blocks = [&]<int kBlocks>(std::integral_constant<int, kBlocks>) {
+    constexpr int kStride = Own::kQuantized ? 32 : kProgramThreads;  // of a thread's quads
+    constexpr auto offset_of = [](int block, int k) { return block * kBlockQuads + kStride * k; };
+    const int first = Own::kQuantized ? 32 * kThreadQuads * warp + lane : thread;
+    [[maybe_unused]] const FixedRoom fixed(room.work(), warp, lane, member);
+    [[maybe_unused]] auto* const quads = reinterpret_cast<float4*>(room.work());
+    float4 w[kThreadQuads];  // of a block
+    weigh(w, first, 0, offset_of);
+    await_phase(room);
+    float4 v[kBlocks][kThreadQuads];
+    read(v, first, offset_of);
 #pragma unroll
-          for (int k = 0; k < kThreadQuads; ++k) {
-            v[round][k] = norm(v[round][k], weight_of(quad_of(round, k)));
+    for (int block = 0; block < kBlocks; ++block) {
+      if (block > 0) {
+        weigh(w, first, block, offset_of);
+        join();  // the last block has been taken
+      }
+#pragma unroll
+      for (int k = 0; k < kThreadQuads; ++k) norm(v[block][k], w[k]);
+      if constexpr (Own::kQuantized) {
+        fixed.put(v[block]);
+      } else {
+#pragma unroll
+        for (int k = 0; k < kThreadQuads; ++k) {
+          quads[gemv_detail::staged(first + kStride * k)] = v[block][k];
+        }
+      }
+      join();
+      if constexpr (Own::kQuantized && kBlocks == Own::kPieces) {
+        own.take(block, fixed.get(0));  // half of all threads to a row
+      } else {
+#pragma unroll
+        for (int p = 0; p < Own::kPieces; ++p) {
+          if constexpr (Own::kQuantized) {
+            own.take(p, fixed.get(p * row_threads));
+          } else {
+            const int begin = (member + p * row_threads) * kPieceQuads - block * kBlockQuads;
+            if (begin < 0 || begin >= kBlockQuads) continue;
+            own.set(p, [&](int i) { return quads[gemv_detail::staged(begin + i)]; });
           }
         }
       }
-#pragma unroll
-      for (int round = 0; round < kRounds; ++round) {
-        if (first_quad(round) >= row_quads) break;
-        if (round > 0) __syncwarp();  // the last round's have been taken
-        fixed.put(warp, lane, v[round]);
-        __syncwarp();
-        if (lane / 16 == round % 2) own.pieces[round / 2] = fixed.get(16 * warp + lane % 16);
-      }
-      return squares;
     }
-  }
-  const auto at_quad = [&](int k) {
-    return Own::kQuantized ? warp * kWarpQuads + lane + 32 * k : own_thread() + k * kProgramThreads;
   };
-  const auto quad_of = [&](int block, int k) { return block * kBlockQuads + at_quad(k); };
-  float4 w[kThreadQuads];  // of a block
-#pragma unroll
-  for (int k = 0; k < kThreadQuads; ++k) w[k] = weight_of(quad_of(0, k));
-  await_phase(room);
-  float4 v[kMostBlocks][kThreadQuads];
-  read(v, quad_of);
-#pragma unroll
-  for (int block = 0; block < kMostBlocks; ++block) {
-    if (block * kBlockQuads >= row_quads) break;
-    if (block > 0) {
-#pragma unroll
-      for (int k = 0; k < kThreadQuads; ++k) w[k] = weight_of(quad_of(block, k));
-      join();  // the last block has been taken
-    }
-#pragma unroll
-    for (int k = 0; k < kThreadQuads; ++k) v[block][k] = norm(v[block][k], w[k]);
-    if constexpr (Own::kQuantized) {
-      fixed.put(warp, lane, v[block]);
-    } else {
-#pragma unroll
-      for (int k = 0; k < kThreadQuads; ++k) {
-        quads[gemv_detail::staged(at_quad(k))] = v[block][k];
-      }
-    }
-    join();
-#pragma unroll
-    for (int p = 0; p < Own::kPieces; ++p) {
-      const int first = (member + p * row_threads) * kPieceQuads - block * kBlockQuads;
-      if (first < 0 || first >= kBlockQuads) continue;
-      if constexpr (Own::kQuantized) {
-        own.pieces[p] = fixed.get(first / kPieceQuads);
-      } else {
-        own.set(p, [&](int i) { return quads[gemv_detail::staged(first + i)]; });
-      }
-    }
+  if (row_quads <= kBlockQuads) {
+    read_blocks(std::integral_constant<int, 1>());
+  } else {
+    read_blocks(std::integral_constant<int, 2>());
   }
   return squares;
 }

@@ -18,6 +18,26 @@ __device__ inline std::uint32_t shared_address(const void* at) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(at));
 }
 
+/// 16 bytes of shared memory, by its address.
+template <class T>
+__device__ __forceinline__ T load_shared(std::uint32_t at) {
+  static_assert(sizeof(T) == 16);
+  uint4 words;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+               : "r"(at)
+               : "memory");
+  return __builtin_bit_cast(T, words);
+}
+template <class T>
+__device__ __forceinline__ void store_shared(std::uint32_t at, const T& value) {
+  static_assert(sizeof(T) == 16);
+  const auto words = __builtin_bit_cast(uint4, value);
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(words.x), "r"(words.y),
+               "r"(words.z), "r"(words.w)
+               : "memory");
+}
+
 /// Copies 16 bytes to shared memory; `size` < 16: the rest becomes zero.
 __device__ inline void copy_16(std::uint32_t to, const void* from, int size) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
