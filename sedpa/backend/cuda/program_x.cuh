@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "sedpa/backend/cuda/program_fixed.cuh"
 #include "sedpa/backend/cuda/program_room.cuh"
 #include "sedpa/backend/cuda/row_product.cuh"
 
@@ -29,11 +30,6 @@ struct OwnX {
         set(p, [](int) { return make_float4(0, 0, 0, 0); });
       }
     }
-  }
-  /// Of quantised weights, a piece; a template, so that plain ones need not have it.
-  template <class Fixed>
-  __device__ void take(int piece, const Fixed& fixed) {
-    pieces[piece] = fixed;
   }
   /// quad(i): columns 4 i .. 4 i + 3 of the piece, plain.
   template <class Quad>
@@ -87,121 +83,26 @@ struct OwnX {
   }
 };
 
-/// A block of x as fixed-point numbers in shared memory, kWarpChunks chunks of each warp. What a
-/// warp brings goes through the same place. A thread's places in it are known before x is there.
-class FixedRoom {
+/// x as a thread brings it, by quads, and the weights of its norm. offset_of(i, k): of quad k of
+/// block i, from the thread's first quad of a row on; known when this is compiled.
+class XQuads {
  public:
-  static constexpr int kLaneQuads = kXFloats / 4 / kProgramThreads;  // that a lane brings
-  static constexpr int kWarpChunks = 32 * kLaneQuads / 8;
+  float squares = 0;  // sum over what has been normed, before weights
 
-  /// chunk: the first that this thread gets; the others are whole warps' chunks further on.
-  __device__ FixedRoom(float* work, int warp, int lane, int chunk) {
-    const std::uint32_t room = shared_address(work);
-    const std::uint32_t own = room + kWarpBytes * warp;
-    const int pair = lane >> 1;
-    odd_ = lane & 1;
-    brought_ = own + 16 * (lane ^ (lane >> 2 & 6));
-    taken_ = own + 16 * (8 * pair + (odd_ ^ (lane & 6)));
-    words_ = own + 16 * (4 * pair + (odd_ ^ (pair >> 1 & 3)));
-    scale_ = own + kScalesAt + 16 * pair;
-    const std::uint32_t mine = static_cast<std::uint32_t>(chunk) % kWarpChunks;
-    const std::uint32_t other =
-        room + kWarpBytes * (static_cast<std::uint32_t>(chunk) / kWarpChunks);
-    chunk_words_ = other + 16 * (4 * mine + (mine >> 1 & 3));
-    chunk_scale_ = other + kScalesAt + 16 * mine;
-    asm("" : "+r"(brought_), "+r"(taken_), "+r"(words_), "+r"(scale_));
-    asm("" : "+r"(chunk_words_), "+r"(chunk_scale_));
+  __device__ XQuads(const GemvJob& job, const SentNumbers& sent, int first)
+      : sent_(sent),
+        normed_(job.norm_weight != nullptr),
+        left_(row_quads(job) - first),
+        x_(reinterpret_cast<const float4*>(job.x) + first),
+        weights_(reinterpret_cast<const float4*>(job.norm_weight) + first) {}
+  [[nodiscard]] __device__ static int row_quads(const GemvJob& job) {
+    return static_cast<int>(static_cast<std::uint32_t>(job.cols) / 4);
   }
-  /// A warp's quads, lane + 32 k: they are handed out so that two lanes side by side have a chunk,
-  /// every other quad each, and few numbers need go from lane to lane.
-  __device__ void put(const float4 (&brought)[kLaneQuads]) const {
-#pragma unroll
-    for (int k = 0; k < kLaneQuads; ++k) store_shared(brought_ + 16 * 32 * k, brought[k]);
-    __syncwarp();
-    float4 v[kLaneQuads];
-#pragma unroll
-    for (int k = 0; k < kLaneQuads; ++k) v[k] = load_shared<float4>(taken_ ^ 16 * 2 * k);
-    float most = larger(larger(largest(v[0], 0), largest(v[1], 0)),
-                        larger(largest(v[2], 0), largest(v[3], 0)));
-    most = larger(most, __shfl_xor_sync(~0u, most, 1));
-    const FixedScale to = fixed_scale(most);
-    FixedQuad quads[kLaneQuads];
-#pragma unroll
-    for (int k = 0; k < kLaneQuads; ++k) quads[k] = fixed_quad(v[k], to.inverse);
-    int sums[2] = {quads[0].sum + quads[1].sum, quads[2].sum + quads[3].sum};
-#pragma unroll
-    for (int& sum : sums) sum += __shfl_xor_sync(~0u, sum, 1);
-    __syncwarp();  // all have read
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const FixedQuad& first = quads[2 * i];
-      const FixedQuad& second = quads[2 * i + 1];
-      store_shared(words_ ^ 16 * 2 * i,
-                   make_uint4(first.pairs[0], first.pairs[1], second.pairs[0], second.pairs[1]));
-    }
-    if (odd_ == 0) {
-      store_shared(scale_, make_float4(to.scale, static_cast<float>(sums[0]),
-                                       static_cast<float>(sums[1]), 0));
-    }
-  }
-  /// The chunk `chunks` further on, whole warps' chunks.
-  __device__ FixedX get(int chunks) const {
-    const std::uint32_t further = kWarpBytes / kWarpChunks * chunks;
-    FixedX x;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const auto four = load_shared<uint4>((chunk_words_ ^ 16 * i) + further);
-      std::uint32_t* const to = x.pairs + 8 * (i / 2) + 2 * (i % 2);
-      to[0] = four.x, to[1] = four.y, to[4] = four.z, to[5] = four.w;
-    }
-    const auto rest = load_shared<float4>(chunk_scale_ + further);
-    x.scale = rest.x;
-    x.sum[0] = rest.y;
-    x.sum[1] = rest.z;
-    return x;
-  }
-
- private:
-  static_assert(kLaneQuads == 4);
-  static constexpr int kWarpBytes = 16 * 32 * kLaneQuads;
-  // [kWarpChunks][first, second half][even, odd] quads of a chunk; then [kWarpChunks]: scale, two
-  // sums, unused. Threads that read neighbouring chunks meet different banks: which of a chunk's
-  // four places is which turns with the chunk.
-  static constexpr int kScalesAt = 16 * 4 * kWarpChunks;
-
-  int odd_;
-  std::uint32_t brought_;
-  std::uint32_t taken_;
-  std::uint32_t words_;
-  std::uint32_t scale_;
-  std::uint32_t chunk_words_;
-  std::uint32_t chunk_scale_;
-};
-
-/// x, normed but for the norm's factor, to those who own its columns, once the phase before is
-/// over; returns the sum of squares of what this thread has read. It is read side by side and
-/// handed out through shared memory; where every column has one owner, a warp hands out to its own
-/// lanes only, and plain numbers go straight to those who own them.
-template <Dtype kDtype>
-__device__ float read_x(const GemvJob& job, const SentNumbers& sent, int member, int row_threads,
-                        const Room& room, OwnX<kDtype>& own) {
-  using Own = OwnX<kDtype>;
-  constexpr int kPieceQuads = Own::kPieceCols / 4;
-  constexpr int kBlockQuads = kXFloats / 4;  // at a time
-  constexpr int kThreadQuads = kBlockQuads / kProgramThreads;
-  const auto row_quads = static_cast<int>(static_cast<std::uint32_t>(job.cols) / 4);
-  const bool normed = job.norm_weight != nullptr;
-  const int thread = own_thread();
-  const int warp = thread >> 5;
-  const int lane = thread & 31;
-  float squares = 0;
-  const float none = __uint_as_float(sent.pass & sent.mask);  // is there, and 0
-  // Quads of the row from `first` on, all on their way at once, until they are there.
-  // offset_of(i, k): of those that a thread takes, known when this is compiled.
-  const auto read = [&]<int kBlocks, int kQuads>(float4(&v)[kBlocks][kQuads], int first,
-                                                 const auto& offset_of) {
-    const auto* const x = reinterpret_cast<const float4*>(job.x) + first;
-    const int end = row_quads - first;
+  [[nodiscard]] __device__ bool normed() const { return normed_; }
+  /// All on their way at once, until they are there.
+  template <int kBlocks, int kQuads, class Offset>
+  __device__ void read(float4 (&v)[kBlocks][kQuads], const Offset& offset_of) const {
+    const float none = __uint_as_float(sent_.pass & sent_.mask);  // is there, and 0
     std::uint32_t missing;
     do {
       missing = 0;
@@ -209,132 +110,171 @@ __device__ float read_x(const GemvJob& job, const SentNumbers& sent, int member,
       for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
         for (int k = 0; k < kQuads; ++k) {
-          v[i][k] = offset_of(i, k) < end ? SentNumbers::load(x + offset_of(i, k))
-                                          : make_float4(none, none, none, none);
+          v[i][k] = offset_of(i, k) < left_ ? SentNumbers::load(x_ + offset_of(i, k))
+                                            : make_float4(none, none, none, none);
         }
       }
 #pragma unroll
       for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
-        for (int k = 0; k < kQuads; ++k) missing |= sent.differing(v[i][k]);
+        for (int k = 0; k < kQuads; ++k) missing |= sent_.differing(v[i][k]);
       }
-    } while (__any_sync(~0u, (missing & sent.mask) != 0));
+    } while (__any_sync(~0u, (missing & sent_.mask) != 0));
 #pragma unroll
     for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
-      for (int k = 0; k < kQuads; ++k) v[i][k] = sent.plain(v[i][k]);
+      for (int k = 0; k < kQuads; ++k) v[i][k] = sent_.plain(v[i][k]);
     }
-  };
-  // The norm's weights of a thread's quads of block i.
-  const auto weigh = [&]<int kQuads>(float4(&w)[kQuads], int first, int i, const auto& offset_of) {
-    const auto* const weights = reinterpret_cast<const float4*>(job.norm_weight) + first;
-    const int end = normed ? row_quads - first : 0;
+  }
+  /// The weights of block i; ones where there is no norm.
+  template <int kQuads, class Offset>
+  __device__ void weigh(float4 (&w)[kQuads], int i, const Offset& offset_of) const {
+    const int end = normed_ ? left_ : 0;
 #pragma unroll
     for (int k = 0; k < kQuads; ++k) {
-      w[k] = offset_of(i, k) < end ? __ldg(weights + offset_of(i, k)) : make_float4(1, 1, 1, 1);
+      w[k] = offset_of(i, k) < end ? __ldg(weights_ + offset_of(i, k)) : make_float4(1, 1, 1, 1);
     }
-  };
-  const auto norm = [&](float4& v, const float4& w) {
-    squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
-    v = make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
-  };
-  if constexpr (!Own::kQuantized) {
-    if (row_threads == kProgramThreads) {
-      constexpr auto offset_of = [](int p, int i) { return p * kProgramThreads * kPieceQuads + i; };
-      await_phase(room);
-      float4 v[Own::kPieces][kPieceQuads];
-      read(v, member * kPieceQuads, offset_of);
+  }
+  /// Normed but for the norm's factor.
+  template <int kQuads>
+  __device__ void norm(float4 (&v)[kQuads], const float4 (&w)[kQuads]) {
 #pragma unroll
-      for (int p = 0; p < Own::kPieces; ++p) {
-        if (normed) {
-          float4 w[kPieceQuads];
-          weigh(w, member * kPieceQuads, p, offset_of);
-#pragma unroll
-          for (int i = 0; i < kPieceQuads; ++i) norm(v[p][i], w[i]);
-        }
-        own.set(p, [&](int i) { return v[p][i]; });
-      }
-      return squares;
+    for (int k = 0; k < kQuads; ++k) {
+      const float4 x = v[k];
+      squares = fmaf(x.x, x.x, fmaf(x.y, x.y, fmaf(x.z, x.z, fmaf(x.w, x.w, squares))));
+      v[k] = make_float4(x.x * w[k].x, x.y * w[k].y, x.z * w[k].z, x.w * w[k].w);
     }
-  } else if (row_threads == kProgramThreads) {
-    // A warp reads its lanes' chunks, 16 at a time.
+  }
+
+ private:
+  const SentNumbers& sent_;
+  bool normed_;
+  int left_;  // quads of the row from the first on
+  const float4* x_;
+  const float4* weights_;
+};
+
+/// Where all threads share a row: each column has one owner, and what a warp brings is its own.
+/// Plain numbers go straight to their owners, fixed-point numbers by way of the warp's room.
+template <Dtype kDtype>
+__device__ float read_own_x(const GemvJob& job, const SentNumbers& sent, const Room& room,
+                            OwnX<kDtype>& own) {
+  using Own = OwnX<kDtype>;
+  constexpr int kPieceQuads = Own::kPieceCols / 4;
+  const int thread = own_thread();
+  if constexpr (Own::kQuantized) {
+    // 16 chunks of a warp at a time.
     constexpr int kRounds = 2 * Own::kPieces;
     constexpr auto offset_of = [](int round, int k) {
       return (round / 2 * kProgramThreads + round % 2 * FixedRoom::kWarpChunks) * kPieceQuads +
              32 * k;
     };
-    const int first = 32 * kPieceQuads * warp + lane;
+    const int warp = thread >> 5;
+    const int lane = thread & 31;
+    const int first = 32 * kPieceQuads * warp;
+    XQuads quads(job, sent, first + lane);
     const FixedRoom fixed(room.work(), warp, lane, FixedRoom::kWarpChunks * warp + lane % 16);
     await_phase(room);
-    float4 v[kRounds][kThreadQuads];
-    read(v, first, offset_of);
+    float4 v[kRounds][FixedRoom::kLaneQuads];
+    quads.read(v, offset_of);
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
-      if (normed) {
-        float4 w[kThreadQuads];
-        weigh(w, first, round, offset_of);
-#pragma unroll
-        for (int k = 0; k < kThreadQuads; ++k) norm(v[round][k], w[k]);
+      if (quads.normed()) {
+        float4 w[FixedRoom::kLaneQuads];
+        quads.weigh(w, round, offset_of);
+        quads.norm(v[round], w);
       }
-      if (first - lane + offset_of(round, 0) >= row_quads) break;
+      if (first + offset_of(round, 0) >= XQuads::row_quads(job)) break;
       if (round > 0) __syncwarp();  // the last round's have been taken
       fixed.put(v[round]);
       __syncwarp();
       if (lane / 16 == round % 2) own.pieces[round / 2] = fixed.get(0);
     }
-    return squares;
-  }
-  // No more than half of all threads to a row, so no more than two blocks of x.
-  const auto read_blocks = [&]<int kBlocks>(std::integral_constant<int, kBlocks>) {
-    constexpr int kStride = Own::kQuantized ? 32 : kProgramThreads;  // of a thread's quads
-    constexpr auto offset_of = [](int block, int k) { return block * kBlockQuads + kStride * k; };
-    const int first = Own::kQuantized ? 32 * kThreadQuads * warp + lane : thread;
-    [[maybe_unused]] const FixedRoom fixed(room.work(), warp, lane, member);
-    [[maybe_unused]] auto* const quads = reinterpret_cast<float4*>(room.work());
-    float4 w[kThreadQuads];  // of a block
-    weigh(w, first, 0, offset_of);
+    return quads.squares;
+  } else {
+    constexpr auto offset_of = [](int p, int i) { return p * kProgramThreads * kPieceQuads + i; };
+    XQuads quads(job, sent, thread * kPieceQuads);
     await_phase(room);
-    float4 v[kBlocks][kThreadQuads];
-    read(v, first, offset_of);
+    float4 v[Own::kPieces][kPieceQuads];
+    quads.read(v, offset_of);
 #pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      if (block > 0) {
-        weigh(w, first, block, offset_of);
-        join();  // the last block has been taken
+    for (int p = 0; p < Own::kPieces; ++p) {
+      if (quads.normed()) {
+        float4 w[kPieceQuads];
+        quads.weigh(w, p, offset_of);
+        quads.norm(v[p], w);
       }
+      own.set(p, [&](int i) { return v[p][i]; });
+    }
+    return quads.squares;
+  }
+}
+
+/// Where fewer threads share a row: x is brought by blocks of kXFloats, and handed out to all who
+/// own its columns through shared memory.
+template <int kBlocks, Dtype kDtype>
+__device__ float read_shared_x(const GemvJob& job, const SentNumbers& sent, int member,
+                               int row_threads, const Room& room, OwnX<kDtype>& own) {
+  using Own = OwnX<kDtype>;
+  constexpr int kPieceQuads = Own::kPieceCols / 4;
+  constexpr int kBlockQuads = kXFloats / 4;
+  constexpr int kThreadQuads = kBlockQuads / kProgramThreads;
+  constexpr int kStride = Own::kQuantized ? 32 : kProgramThreads;  // of a thread's quads
+  constexpr auto offset_of = [](int block, int k) { return block * kBlockQuads + kStride * k; };
+  const int thread = own_thread();
+  const int warp = thread >> 5;
+  const int lane = thread & 31;
+  const int first = Own::kQuantized ? 32 * kThreadQuads * warp + lane : thread;
+  XQuads quads(job, sent, first);
+  [[maybe_unused]] const FixedRoom fixed(room.work(), warp, lane, member);
+  [[maybe_unused]] auto* const plain = reinterpret_cast<float4*>(room.work());
+  float4 w[kThreadQuads];  // of a block
+  quads.weigh(w, 0, offset_of);
+  await_phase(room);
+  float4 v[kBlocks][kThreadQuads];
+  quads.read(v, offset_of);
 #pragma unroll
-      for (int k = 0; k < kThreadQuads; ++k) norm(v[block][k], w[k]);
-      if constexpr (Own::kQuantized) {
-        fixed.put(v[block]);
-      } else {
+  for (int block = 0; block < kBlocks; ++block) {
+    if (block > 0) {
+      quads.weigh(w, block, offset_of);
+      join();  // the last block has been taken
+    }
+    quads.norm(v[block], w);
+    if constexpr (Own::kQuantized) {
+      fixed.put(v[block]);
+    } else {
 #pragma unroll
-        for (int k = 0; k < kThreadQuads; ++k) {
-          quads[gemv_detail::staged(first + kStride * k)] = v[block][k];
-        }
-      }
-      join();
-      if constexpr (Own::kQuantized && kBlocks == Own::kPieces) {
-        own.take(block, fixed.get(0));  // half of all threads to a row
-      } else {
-#pragma unroll
-        for (int p = 0; p < Own::kPieces; ++p) {
-          if constexpr (Own::kQuantized) {
-            own.take(p, fixed.get(p * row_threads));
-          } else {
-            const int begin = (member + p * row_threads) * kPieceQuads - block * kBlockQuads;
-            if (begin < 0 || begin >= kBlockQuads) continue;
-            own.set(p, [&](int i) { return quads[gemv_detail::staged(begin + i)]; });
-          }
-        }
+      for (int k = 0; k < kThreadQuads; ++k) {
+        plain[gemv_detail::staged(first + kStride * k)] = v[block][k];
       }
     }
-  };
-  if (row_quads <= kBlockQuads) {
-    read_blocks(std::integral_constant<int, 1>());
-  } else {
-    read_blocks(std::integral_constant<int, 2>());
+    join();
+    if constexpr (Own::kQuantized && kBlocks == Own::kPieces) {
+      own.pieces[block] = fixed.get(0);  // half of all threads share a row
+    } else if constexpr (Own::kQuantized) {
+#pragma unroll
+      for (int p = 0; p < Own::kPieces; ++p) own.pieces[p] = fixed.get(p * row_threads);
+    } else {
+#pragma unroll
+      for (int p = 0; p < Own::kPieces; ++p) {
+        const int begin = (member + p * row_threads) * kPieceQuads - block * kBlockQuads;
+        if (begin < 0 || begin >= kBlockQuads) continue;
+        own.set(p, [&](int i) { return plain[gemv_detail::staged(begin + i)]; });
+      }
+    }
   }
-  return squares;
+  return quads.squares;
+}
+
+/// x, normed but for the norm's factor, to those who own its columns, once the phase before is
+/// over; returns the sum of squares of what this thread has brought. Fewer than all threads share
+/// a row only where two blocks are all of it (plan_product).
+template <Dtype kDtype>
+__device__ float read_x(const GemvJob& job, const SentNumbers& sent, int member, int row_threads,
+                        const Room& room, OwnX<kDtype>& own) {
+  if (row_threads == kProgramThreads) return read_own_x(job, sent, room, own);
+  return job.cols <= kXFloats ? read_shared_x<1>(job, sent, member, row_threads, room, own)
+                              : read_shared_x<2>(job, sent, member, row_threads, room, own);
 }
 
 #endif
