@@ -38,7 +38,9 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   const int member = thread & (row_threads - 1);        // of the threads that share a row
   const int stream = thread >> phase.row_threads_log2;  // which of the rows side by side
   const int row_warps = row_threads >> 5;
-  const ProductSteps steps(phase);
+  const int step_outputs_log2 = phase.step_outputs_log2();
+  const int step_outputs = phase.step_outputs();
+  const int stage_outputs = phase.stage_outputs();
   const auto outputs = static_cast<int>(job.outputs);
   const auto cols = static_cast<std::uint32_t>(job.cols);
   const bool paired = job.up_rows != nullptr;
@@ -49,7 +51,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   float* const sent = phase.sent;
   // [steps of a pass, streams, row_warps]: a warp's is at its own number.
   float* const warp_sums = room.sums();
-  std::int32_t* const step_outputs = room.step_outputs();  // first output of each
+  std::int32_t* const first_outputs = room.step_outputs();  // of each step
   // [threads], of the outputs that a thread finishes first in a pass: asked for as soon as it is
   // known which that is.
   float* const residuals = room.residuals();
@@ -67,9 +69,8 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   const int known_stages = uniform(drawn || own_stages == 0 ? -1 : own_stages);  // -1: unknown
 
   // The thread's row in a stage.
-  const bool in_up = paired && stream >= steps.step_outputs;
-  const int row_at =
-      (in_up ? steps.stage_outputs + stream - steps.step_outputs : stream) * row_bytes;
+  const bool in_up = paired && stream >= step_outputs;
+  const int row_at = (in_up ? stage_outputs + stream - step_outputs : stream) * row_bytes;
   // Its pieces of a row. A thread without a piece of its own takes the row's last one, times zeros:
   // no branches.
   const int row_pieces = static_cast<int>((cols + Own::kPieceCols - 1) / Own::kPieceCols);
@@ -77,7 +78,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   int index[Own::kPieces];
 #pragma unroll
   for (int p = 0; p < Own::kPieces; ++p) index[p] = min(member + p * row_threads, row_pieces - 1);
-  const int step_bytes = steps.step_outputs * row_bytes;
+  const int step_bytes = step_outputs * row_bytes;
 
   const int stages = room.p.stages;
   Place next = at;
@@ -97,13 +98,13 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   };
 
   // Outputs of the first `plain_steps` steps of a pass follow each other from `first_output` on; of
-  // the others those are in step_outputs that each begins with.
+  // the others those are in first_outputs that each begins with.
   int plain_steps = 0;
   int first_output = 0;
   const auto begin_pass = [&](int stage) {
     plain_steps = min(max(plain_stages - stage, 0), pass_stages) * stage_steps;
-    first_output = (begin_stage + stage) * steps.stage_outputs;
-    if (job.residual != nullptr && thread < plain_steps * steps.step_outputs &&
+    first_output = (begin_stage + stage) * stage_outputs;
+    if (job.residual != nullptr && thread < plain_steps * step_outputs &&
         first_output + thread < outputs) {
       copy_number(residuals + thread, job.residual + first_output + thread);
     }
@@ -115,10 +116,10 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
     const bool last = marked < 0;
     const int first = last ? ~marked : marked;
     if (thread < stage_steps) {
-      step_outputs[done + thread] = first + thread * steps.step_outputs;
+      first_outputs[done + thread] = first + thread * step_outputs;
     }
-    const int mine = thread - done * steps.step_outputs;
-    const int here = min(steps.stage_outputs, outputs - first);
+    const int mine = thread - done * step_outputs;
+    const int here = min(stage_outputs, outputs - first);
     if (job.residual != nullptr && mine >= 0 && mine < here) {
       copy_number(residuals + thread, job.residual + first + mine);
     }
@@ -148,10 +149,10 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
       }
       return sum[0] * factor;
     };
-    for (int i = thread; i < all * steps.step_outputs; i += kProgramThreads) {
-      const int step = i >> steps.step_outputs_log2;
-      const int row = i & (steps.step_outputs - 1);
-      const int output = step < plain_steps ? first_output + i : step_outputs[step] + row;
+    for (int i = thread; i < all * step_outputs; i += kProgramThreads) {
+      const int step = i >> step_outputs_log2;
+      const int row = i & (step_outputs - 1);
+      const int output = step < plain_steps ? first_output + i : first_outputs[step] + row;
       if (output >= outputs) continue;
       float residual = 0;
       if (job.residual != nullptr) {
@@ -166,7 +167,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
       }
       const float number =
           outcome(job, output, product(step, row),
-                  paired ? product(step, row + steps.step_outputs) : 0.0f, gate, residual);
+                  paired ? product(step, row + step_outputs) : 0.0f, gate, residual);
       send(sent + output, number, sent_residuals.pass);
       if (job.out != nullptr) job.out[output] = number;
     }

@@ -60,7 +60,8 @@ std::int32_t plan_stages(std::span<ProgramPhase> phases) {
                                        product.most_stage_steps());
         product.part_bytes = stage;
       }
-      const std::int64_t stages = ceil_div(product.job.outputs, product.stage_outputs());
+      const std::int64_t stages =
+          ceil_div(product.job.outputs, std::int64_t{product.stage_outputs()});
       product.shares = StageShares::make(static_cast<std::int32_t>(stages), product.ctas);
     }
   }

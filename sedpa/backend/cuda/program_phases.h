@@ -86,10 +86,15 @@ struct ProductPhase {
   std::int32_t out_to = 0;
   float* sent = nullptr;  // [outputs], in the exchange
 
-  /// Outputs of a stage, or of the parts of a row.
-  [[nodiscard]] constexpr std::int64_t stage_outputs() const {
-    const std::int64_t rows = std::int64_t{stage_steps} * (kProgramThreads >> row_threads_log2);
-    return job.up_rows != nullptr ? rows / 2 : rows;
+  /// Outputs of a step. Gate and up rows go side by side: the first half of a step's rows are of
+  /// the gate, the second of up.
+  [[nodiscard]] constexpr std::int32_t step_outputs_log2() const {
+    return kProgramThreadsLog2 - row_threads_log2 - (job.up_rows != nullptr ? 1 : 0);
+  }
+  [[nodiscard]] constexpr std::int32_t step_outputs() const { return 1 << step_outputs_log2(); }
+  /// Of a stage, or of the parts of a row.
+  [[nodiscard]] constexpr std::int32_t stage_outputs() const {
+    return stage_steps * step_outputs();
   }
   /// Bytes of a step.
   [[nodiscard]] constexpr std::int64_t step_bytes() const {

@@ -108,21 +108,6 @@ struct Room {
   }
 };
 
-/// How a product's rows go through the ring. Gate and up rows go side by side: the first half of a
-/// step's rows are of the gate, the second of up.
-struct ProductSteps {
-  int step_outputs_log2 = 0;  // outputs of a step
-  int step_outputs = 0;
-  int stage_outputs = 0;  // outputs of a stage
-
-  __device__ explicit ProductSteps(const ProductPhase& phase) {
-    step_outputs_log2 =
-        kProgramThreadsLog2 - phase.row_threads_log2 - (phase.job.up_rows != nullptr ? 1 : 0);
-    step_outputs = 1 << step_outputs_log2;
-    stage_outputs = phase.stage_steps * step_outputs;
-  }
-};
-
 __device__ inline const ProductPhase& own_product(const ProgramPhase& phase) {
   return phase.product_of(static_cast<int>(blockIdx.x));
 }

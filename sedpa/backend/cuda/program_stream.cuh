@@ -19,12 +19,11 @@ __device__ inline void wait_for_stage(const Room& room, const Place& at, int ahe
 __device__ inline Place stream_weights(const ProductPhase& phase, const Room& room, bool leads,
                                        Place at) {
   const GemvJob& job = phase.job;
-  const ProductSteps steps(phase);
-  const int stage_outputs = uniform(steps.stage_outputs);
-  const int stage_bytes = uniform(steps.stage_outputs * static_cast<int>(phase.layout.bytes));
+  const int stage_outputs = uniform(phase.stage_outputs());
+  const int stage_bytes = uniform(stage_outputs * static_cast<int>(phase.layout.bytes));
   const int end_stage = uniform(phase.shares.stages);
   const int end_bytes =  // of the last of all stages
-      uniform((static_cast<int>(job.outputs) - (phase.shares.stages - 1) * steps.stage_outputs) *
+      uniform((static_cast<int>(job.outputs) - (end_stage - 1) * stage_outputs) *
               static_cast<int>(phase.layout.bytes));
   const int part_bytes = uniform(phase.part_bytes);
   const std::byte* const rows = uniform(job.rows);
