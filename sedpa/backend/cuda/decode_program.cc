@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 #include <optional>
 
 #include "sedpa/backend/cuda/tile_map.h"
@@ -11,10 +12,14 @@ namespace {
 
 constexpr std::size_t kMostPhases = std::size_t{1} << kProgramMostPhasesLog2;
 constexpr std::size_t kMapsAPhase = 2 * kHeadClasses;
-constexpr std::int32_t kWorkBytes = 16384;
 /// What a multiprocessor may have asked for and not got. The memory answers in about a microsecond:
 /// less leaves it idle, more makes some multiprocessors wait for others, who are then late.
 constexpr std::int32_t kInFlightBytes = 44 << 10;
+/// Phases' descriptions at hand. The ring may hold the last stages of one phase, two short ones and
+/// the first stages of the fourth, and the next one's is asked for early; of factors more are
+/// short.
+constexpr std::int32_t kLeastSlots = 5;
+constexpr std::int32_t kMostSlots = 8;
 
 constexpr int kMapsAt = 0;
 constexpr std::size_t kPhasesAt = kMostPhases * kMapsAPhase * sizeof(CUtensorMap);
@@ -123,27 +128,39 @@ void DecodeProgram::begin() {
 void DecodeProgram::flush() {
   if (launched_ == phases_.size()) return;
   ProgramParams params;
-  params.work_bytes = kWorkBytes;
-  bool quantized = false;
   const std::span<ProgramPhase> phases = std::span(phases_).subspan(launched_);
   for (ProgramPhase& phase : phases) {
     if (phase.attends()) {
       const AttentionParams& attention = phase.attention.params;
       params.work_bytes = std::max(params.work_bytes, program_merge_bytes(attention));
-      params.tile_keys = std::max(params.tile_keys, program_tile_keys(attention.tile_dim));
+      const bool windows =
+          std::any_of(std::begin(attention.classes), std::end(attention.classes),
+                      [](const ClassParams& of) { return of.heads > 0 && !of.full; });
+      if (windows) {
+        params.tile_keys = std::max(params.tile_keys, program_tile_keys(attention.tile_dim));
+      }
     }
     for (const ProductPhase& product : phase.all_products()) {
-      quantized |= is_quantized(product.dtype);
+      const bool quantized = is_quantized(product.dtype);
+      params.work_bytes = std::max(params.work_bytes, program_work_bytes(quantized));
+      params.pass_steps = std::max(params.pass_steps, program_pass_steps(quantized));
     }
   }
   params.stage_bytes = plan_stages(phases);
-  params.sum_bytes = program_sum_bytes(quantized);
-  const auto bytes_of = [&](std::int32_t stages) {
-    return static_cast<std::size_t>(program_offsets(params, stages).bytes);
+  // As many stages as there can be, and then as many slots.
+  params.slots = kLeastSlots;
+  const auto grow = [&](std::int32_t& number, std::int32_t most) {
+    while (number < most) {
+      ++number;
+      if (static_cast<std::size_t>(program_offsets(params).bytes) > device_.shared_bytes_a_block) {
+        --number;
+        return;
+      }
+    }
   };
-  params.stages = 1;
-  while (bytes_of(params.stages + 1) <= device_.shared_bytes_a_block) ++params.stages;
-  params.offsets = program_offsets(params, params.stages);
+  grow(params.stages, std::numeric_limits<std::int32_t>::max());
+  grow(params.slots, kMostSlots);
+  params.offsets = program_offsets(params);
   params.ctas = device_.multiprocessors;
   const std::int32_t in_flight =
       (kInFlightBytes + params.stage_bytes / 2) / params.stage_bytes;  // stages, rounded

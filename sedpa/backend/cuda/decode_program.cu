@@ -1,6 +1,7 @@
 // The kernel of a program (decode_program.h). Compute capability 9.0a.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "sedpa/backend/cuda/decode_program.h"
@@ -103,11 +104,9 @@ __global__ void __launch_bounds__(kStartThreads)
 __global__ void __launch_bounds__(kThreads, 1)
     program_kernel(const __grid_constant__ ProgramParams p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  extern __shared__ __align__(128) std::byte dynamic[];
-  const auto misplaced = static_cast<int>(shared_address(dynamic) % kAlignment);
-  const int begin = misplaced == 0 ? 0 : kAlignment - misplaced;
+  extern __shared__ __align__(kAlignment) std::byte dynamic[];
   if (threadIdx.x == 0) {
-    const Room room(p, dynamic + begin, 0);
+    const Room room(p, dynamic, 0);
     room.init();
     room.pass() = *p.pass;
   }
@@ -115,25 +114,26 @@ __global__ void __launch_bounds__(kThreads, 1)
   // Registers go to those who compute, a warpgroup at a time.
   if (threadIdx.x >= kProgramThreads) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x < kProgramThreads + 32) stream(Room(p, dynamic + begin, 0));
+    if (threadIdx.x < kProgramThreads + 32) stream(Room(p, dynamic, 0));
     return;
   }
   asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
   Place at;
-  for (int i = 0; i < p.count; ++i) {
+  Slot slot;
+  for (int i = 0; i < p.count; ++i, slot = slot.next(p.slots)) {
     // No phase has so high a number, but the compiler does not know: places are formed anew in each
     // phase, as in `own_thread`.
-    const Room room(p, dynamic + begin + (i >> 30), i);
-    const int slot = i % kPhaseSlots;
-    const int parity = i / kPhaseSlots % 2;
-    wait_barrier(room.phase_there(slot), parity);
-    wait_barrier(room.phase_ready(slot), parity);
-    const ProgramPhase& phase = room.phase(slot);
-    at = phase.attends() ? perform(phase.attention, room.share(slot), room, at)
+    const Room room(p, dynamic + (i >> 30), i);
+    const int index = slot.index(p.slots);
+    const int parity = slot.parity(p.slots);
+    wait_barrier(room.phase_there(index), parity);
+    wait_barrier(room.phase_ready(index), parity);
+    const ProgramPhase& phase = room.phase(index);
+    at = phase.attends() ? perform(phase.attention, room.share(index), room, at)
                          : perform(own_product(phase), room, at);
     join();
     if (threadIdx.x == 0) {
-      arrive(room.phase_read(slot));
+      arrive(room.phase_read(index));
       come(p.met);
     }
   }
@@ -144,27 +144,32 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-ProgramOffsets program_offsets(const ProgramParams& p, std::int32_t stages) {
+ProgramOffsets program_offsets(const ProgramParams& p) {
   ProgramOffsets at;
-  at.positions = stages * p.stage_bytes;
-  at.outputs = at.positions + padded(static_cast<std::size_t>(stages * p.tile_keys) * 4);
-  at.phases = at.outputs + padded(static_cast<std::size_t>(stages) * 4);
-  at.pieces = at.phases + kPhaseSlots * padded(sizeof(ProgramPhase));
-  at.step_outputs = at.pieces + padded((kPhaseSlots + 1) * sizeof(AttentionShare));
-  at.residuals = at.step_outputs + padded(kProgramPassSteps * 4);
-  at.work = at.residuals + padded(kProgramThreads * 4);
-  at.rows = at.work + padded(static_cast<std::size_t>(p.work_bytes));
+  const std::int32_t end = p.stages * p.stage_bytes;
+  // Positions follow a tile where its stage has room for them.
+  constexpr std::int32_t kTile = 2 * kProgramTileBytes;
+  const std::int32_t position_bytes = 4 * p.tile_keys;
+  const bool follow = kTile + position_bytes <= p.stage_bytes;
+  at.positions = follow ? kTile : end;
+  at.positions_stride = follow ? p.stage_bytes : position_bytes;
+  at.outputs = end + (follow ? 0 : padded(p.stages * position_bytes));
+  at.phases = at.outputs + padded(p.stages * 4);
+  at.pieces = at.phases + p.slots * padded(sizeof(ProgramPhase));
+  at.work = at.pieces + padded((p.slots + 1) * sizeof(AttentionShare));
+  at.rows = at.work + padded(p.work_bytes);
+  at.step_outputs = at.rows + p.pass_steps * kWarps * 4;
+  at.residuals = at.step_outputs + p.pass_steps * 4;
   constexpr int kRowBytes = DecodeRows<128>::kBytes;
-  at.barriers =
-      at.rows + padded(static_cast<std::size_t>(p.sum_bytes > kRowBytes ? p.sum_bytes : kRowBytes));
-  at.small = at.barriers + padded(static_cast<std::size_t>(2 * stages + 3 * kPhaseSlots) * 8);
-  at.bytes = at.small + padded((kWarps + 1) * 4) + kAlignment;
+  const std::int32_t sums_end = at.residuals + kProgramThreads * 4;
+  at.barriers = at.rows + padded(std::max(sums_end - at.rows, kRowBytes));
+  at.small = at.barriers + padded((2 * p.stages + 3 * p.slots) * 8);
+  at.bytes = at.small + padded((kWarps + 1) * 4);
   return at;
 }
 
-std::int32_t program_sum_bytes(bool quantized) {
-  const int lane_sums = quantized ? program_group_steps(quantized) * 32 : 0;
-  return (kProgramPassSteps + lane_sums) * kWarps * 4;
+std::int32_t program_work_bytes(bool quantized) {
+  return quantized ? kWarps * kWarpBytes : kXFloats * 4;
 }
 
 std::int32_t program_merge_bytes(const AttentionParams& params) {

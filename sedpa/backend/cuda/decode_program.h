@@ -26,14 +26,15 @@ namespace sedpa::cuda {
 
 /// Where things stand in shared memory: bytes.
 struct ProgramOffsets {
-  std::int32_t positions = 0;  // [stages, tile_keys] int32: of a tile of a window class
-  std::int32_t outputs = 0;    // [stages] int32: first output of a product's stage, ~ in the last
-  std::int32_t phases = 0;     // ProgramPhase of each slot
-  std::int32_t pieces = 0;     // AttentionShare of each slot
-  std::int32_t step_outputs = 0;  // [kProgramPassSteps] int32: first output of each step
+  std::int32_t positions = 0;         // [stages, tile_keys] int32: of a tile of a window class
+  std::int32_t positions_stride = 0;  // from a stage's to the next one's
+  std::int32_t outputs = 0;  // [stages] int32: first output of a product's stage, ~ in the last
+  std::int32_t phases = 0;   // ProgramPhase of each slot
+  std::int32_t pieces = 0;   // AttentionShare of each slot
+  std::int32_t step_outputs = 0;  // [steps of a pass] int32: first output of each step
   std::int32_t residuals = 0;     // [kProgramThreads] f32
-  std::int32_t work = 0;          // f32: x to be handed out, or states to be merged
-  std::int32_t rows = 0;          // DecodeRows, or f32: sums of warps, and of lanes
+  std::int32_t work = 0;          // x to be handed out, and sums of lanes; or states to be merged
+  std::int32_t rows = 0;          // DecodeRows; or f32: sums of warps
   std::int32_t barriers = 0;      // of stages: there, read; of slots: there, ready, read
   std::int32_t small = 0;         // squares of each warp; the pass's number
   std::int32_t bytes = 0;
@@ -49,18 +50,19 @@ struct ProgramParams {
   std::int32_t stages = 0;
   std::int32_t ahead = 0;  // stages that may be on their way: more would only queue up
   std::int32_t stage_bytes = 0;
-  std::int32_t work_bytes = 0;  // for x on its way and merges
-  std::int32_t sum_bytes = 0;   // for sums of warps, and of lanes
-  std::int32_t tile_keys = 0;   // at most; 0: nothing attends
+  std::int32_t slots = 0;       // phases' descriptions at hand
+  std::int32_t work_bytes = 0;  // for x on its way, sums of lanes and merges
+  std::int32_t pass_steps = 0;  // of a product, at most
+  std::int32_t tile_keys = 0;   // of a window class, at most; 0: there is none
   std::int32_t ctas = 0;
   ProgramOffsets offsets;
 };
 
-/// How shared memory is laid out for so many stages of the size, work and tiles that `params`
-/// names.
-[[nodiscard]] ProgramOffsets program_offsets(const ProgramParams& params, std::int32_t stages);
-/// Bytes for the sums of products, with quantised weights or none.
-[[nodiscard]] std::int32_t program_sum_bytes(bool quantized);
+/// How shared memory is laid out for so many stages and slots, and the work and tiles, that
+/// `params` names.
+[[nodiscard]] ProgramOffsets program_offsets(const ProgramParams& params);
+/// Bytes for x on its way, and for sums of lanes.
+[[nodiscard]] std::int32_t program_work_bytes(bool quantized);
 /// Bytes for merges of a layer's attention.
 [[nodiscard]] std::int32_t program_merge_bytes(const AttentionParams& params);
 /// Whether the kernel is built for the device; lets it have shared memory. Once, on the device.

@@ -205,14 +205,21 @@ struct HeadVector {
 
 /// Rows of qkv in memory.
 struct StoredNumbers {
-  /// May be another multiprocessor's, of just now.
-  __device__ static float load(const float* from) { return __ldcg(from); }
-  __device__ static float settle(const float* /*from*/, float number) { return number; }
+  /// A lane's numbers of the `dim` at `from`, every 32nd; zeros behind them. They may be another
+  /// multiprocessor's, of just now.
+  template <int kCount>
+  __device__ static void read(const float* from, int lane, int dim, float (&x)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int d = lane + 32 * i;
+      x[i] = d < dim ? __ldcg(from + d) : 0.0f;
+    }
+  }
 };
 
 /// Reads a head vector of row `row` of the chunk to shared memory, with QK norm and RoPE as it
 /// asks; zeros behind it make it `width` numbers. By a whole warp; ends in step. from: of the
-/// vector, which has no more than kMostDim numbers; `numbers` loads it, and then settles each.
+/// vector, which has no more than kMostDim numbers; `numbers` reads it (StoredNumbers).
 template <int kMostDim = kMostHeadDim, class Numbers>
 __device__ inline void prepare_row(const AttentionParams& p, const HeadVector& vector,
                                    std::int64_t row, int width, float* to, const float* from,
@@ -236,17 +243,7 @@ __device__ inline void prepare_row(const AttentionParams& p, const HeadVector& v
     sines[i] = turns ? state.sines[row * planes + plane] : 0.0f;
   }
   float x[2 * kMostPairs];
-#pragma unroll
-  for (int i = 0; i < 2 * kMostPairs; ++i) {
-    const int d = lane + 32 * i;
-    x[i] = d < dim ? numbers.load(from + d) : 0.0f;
-  }
-#pragma unroll
-  for (int i = 0; i < 2 * kMostPairs; ++i) {
-    const int d = lane + 32 * i;
-    if (d < dim) x[i] = numbers.settle(from + d, x[i]);
-  }
-  __syncwarp();
+  numbers.read(from, lane, dim, x);
   if (norm != nullptr) {
     float squares = 0;
 #pragma unroll

@@ -270,7 +270,8 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   const int group = warp % kGroups;
   const int team = warp / kGroups;
   const std::int32_t past = __ldcg(p.state.past);
-  DecodeRows<kDim> rows(room.at + room.p.offsets.rows);
+  DecodeRows<kDim> rows(room.rows());
+  auto* const work = reinterpret_cast<float*>(room.work());
   rows.clear(kProgramThreads);
   const DecodeSplit::Piece piece = share.piece;
   const int parts = share.parts;
@@ -278,14 +279,14 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   const std::int32_t used = used_slots(of, past);
   const bool has_own = piece.part + 1 == parts;
   DecodeUnit unit(p, phase.row_blocks, piece.head_class, piece.first_unit);
-  await_phase(room);
   if (parts == 0) return at;
+  join();  // rows are cleared
   for (int u = 0; u < piece.units; ++u) {
     if (u > 0) {
       unit = DecodeUnit(p, phase.row_blocks, piece.head_class, piece.first_unit + u);
       join();  // rows have been asked for
     }
-    prepare_unit<T, kDim>(p, unit, has_own, past, kWarps, rows, room.work(),
+    prepare_unit<T, kDim>(p, unit, has_own, past, kWarps, rows, work,
                           [&](const HeadVector& vector, RowKind kind, float* to) {
                             const VectorSource source(phase, vector, kind);
                             prepare_row<kDim>(p, vector, 0, kDim, to, source.from,
@@ -311,7 +312,7 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
     state.close();
     const PartWords words(phase, room);
     const ToPhases<kDim> to(phase, words, room, unit);
-    deliver<kDim>(p, unit, parts, state, kWarps, room.work(), to);
+    deliver<kDim>(p, unit, parts, state, kWarps, work, to);
     if (parts > 32) {
       merge_share<kDim, 3>(phase, words, to, unit, piece.part, parts);
     } else if (parts > 1) {

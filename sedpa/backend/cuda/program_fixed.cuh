@@ -11,15 +11,15 @@ namespace sedpa::cuda::program {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 /// A block of x as fixed-point numbers in shared memory, kWarpChunks chunks of each warp. What a
-/// warp brings goes through the same place. A thread's places in it are known before x is there.
+/// warp brings goes through the same bytes, and those of its sums of lanes, before there are any.
+/// A thread's places are known before x is there.
 class FixedRoom {
  public:
   static constexpr int kLaneQuads = kXFloats / 4 / kProgramThreads;  // that a lane brings
-  static constexpr int kWarpChunks = 32 * kLaneQuads / 8;
 
   /// chunk: the first that this thread gets; the others are whole warps' chunks further on.
-  __device__ FixedRoom(float* work, int warp, int lane, int chunk) {
-    const std::uint32_t room = shared_address(work);
+  __device__ FixedRoom(const Room& in, int warp, int lane, int chunk) {
+    const std::uint32_t room = shared_address(in.work());
     const std::uint32_t own = room + kWarpBytes * warp;
     const int pair = lane >> 1;
     odd_ = lane & 1;
@@ -69,7 +69,7 @@ class FixedRoom {
   }
   /// The chunk `chunks` further on, whole warps' chunks.
   __device__ FixedX get(int chunks) const {
-    const std::uint32_t further = kWarpBytes / kWarpChunks * chunks;
+    const std::uint32_t further = kWarpBytes * (static_cast<std::uint32_t>(chunks) / kWarpChunks);
     FixedX x;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -86,11 +86,12 @@ class FixedRoom {
 
  private:
   static_assert(kLaneQuads == 4);
-  static constexpr int kWarpBytes = 16 * 32 * kLaneQuads;
+  static_assert(16 * 32 * kLaneQuads <= kWarpBytes);
   // [kWarpChunks][first, second half][even, odd] quads of a chunk; then [kWarpChunks]: scale, two
   // sums, unused. Threads that read neighbouring chunks meet different banks: which of a chunk's
   // four places is which turns with the chunk.
   static constexpr int kScalesAt = 16 * 4 * kWarpChunks;
+  static_assert(kScalesAt + 16 * kWarpChunks == kChunkBytes * kWarpChunks);
 
   int odd_;
   std::uint32_t brought_;

@@ -60,7 +60,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   const int begin_stage = phase.shares.begin(cta);
   const int stage_steps = uniform(phase.stage_steps);
   const int stage_steps_log2 = 31 - __clz(stage_steps);  // a power of two
-  const int pass_stages = uniform(kProgramPassSteps >> stage_steps_log2);
+  const int pass_stages = uniform(program_pass_steps(Own::kQuantized) >> stage_steps_log2);
   // Stages whose outputs follow those of the stage before. Where some are drawn the last of them
   // may be the last of all; nobody knows before it is there.
   const int own_stages = phase.shares.count(cta);

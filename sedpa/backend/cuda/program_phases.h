@@ -20,10 +20,11 @@ inline constexpr int kProgramThreads = 1 << kProgramThreadsLog2;  // that comput
 inline constexpr int kProgramThreadCols = 64;      // of x, that a thread owns at most
 inline constexpr int kProgramTileBytes = 1 << 13;  // keys of a tile; values take as much
 inline constexpr int kProgramMostStageBytes = 1 << 15;
-inline constexpr int kProgramPassSteps = 160;      // whose sums there is room for
 inline constexpr int kProgramMostPhasesLog2 = 10;  // of a pass
 /// Steps whose sums are formed together.
 constexpr int program_group_steps(bool quantized) { return quantized ? 8 : 4; }
+/// Steps of a pass, whose sums there is room for; of quantised weights fewer, for a longer ring.
+constexpr int program_pass_steps(bool quantized) { return quantized ? 64 : 160; }
 /// Products that stand side by side in a phase: query, key and value.
 inline constexpr int kProgramProducts = 3;
 

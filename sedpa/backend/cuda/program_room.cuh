@@ -11,9 +11,13 @@ namespace sedpa::cuda::program {
 
 inline constexpr int kWarps = kProgramThreads / 32;     // that compute
 inline constexpr int kThreads = kProgramThreads + 128;  // and a warpgroup: a warp asks for bytes
-inline constexpr int kPhaseSlots = 8;                   // phases' descriptions at hand
 inline constexpr int kAlignment = 1024;                 // of boxes, swizzled by 128 bytes
 inline constexpr int kXFloats = 4096;                   // of x, that are handed out at a time
+// Where weights are quantised each warp has bytes of its own: chunks of x, then sums of lanes.
+inline constexpr int kWarpChunks = kXFloats / 32 / kWarps;
+inline constexpr int kChunkBytes = 80;
+inline constexpr int kWarpLaneSums = 32 * program_group_steps(true);
+inline constexpr int kWarpBytes = kWarpChunks * kChunkBytes + kWarpLaneSums * 4;
 
 constexpr int padded(std::size_t bytes) { return static_cast<int>((bytes + 127) / 128 * 128); }
 
@@ -44,6 +48,17 @@ struct Place {
   }
 };
 
+/// The slot of a phase's description, and the parity of its barriers there, in one register: slots
+/// of two rounds. count: of slots.
+struct Slot {
+  int turn = 0;
+  [[nodiscard]] __device__ int index(int count) const { return turn < count ? turn : turn - count; }
+  [[nodiscard]] __device__ int parity(int count) const { return turn < count ? 0 : 1; }
+  [[nodiscard]] __device__ Slot next(int count) const {
+    return {turn + 1 == 2 * count ? 0 : turn + 1};
+  }
+};
+
 struct Room {
   const ProgramParams& p;
   std::byte* at;
@@ -53,7 +68,8 @@ struct Room {
       : p(params), at(shared), phase_number(number) {}
   __device__ std::byte* stage(int i) const { return at + i * p.stage_bytes; }
   __device__ std::int32_t* positions(int i) const {
-    return reinterpret_cast<std::int32_t*>(at + p.offsets.positions) + i * p.tile_keys;
+    return reinterpret_cast<std::int32_t*>(at + p.offsets.positions +
+                                           i * p.offsets.positions_stride);
   }
   __device__ const ProgramPhase& phase(int slot) const {
     return *reinterpret_cast<const ProgramPhase*>(at + p.offsets.phases +
@@ -68,16 +84,21 @@ struct Room {
     return reinterpret_cast<AttentionShare*>(at + p.offsets.pieces)[slot];
   }
   /// The share formed last.
-  __device__ AttentionShare& last_share() const { return share(kPhaseSlots); }
+  __device__ AttentionShare& last_share() const { return share(p.slots); }
   __device__ std::int32_t* step_outputs() const {
     return reinterpret_cast<std::int32_t*>(at + p.offsets.step_outputs);
   }
   __device__ float* residuals() const { return reinterpret_cast<float*>(at + p.offsets.residuals); }
-  __device__ float* work() const { return reinterpret_cast<float*>(at + p.offsets.work); }
-  /// [kProgramPassSteps, kWarps]: sums of warps.
-  __device__ float* sums() const { return reinterpret_cast<float*>(at + p.offsets.rows); }
-  /// [kWarps, steps of a group, 32]: sums of lanes, where weights are quantised.
-  __device__ float* lane_sums() const { return sums() + kProgramPassSteps * kWarps; }
+  __device__ std::byte* work() const { return at + p.offsets.work; }
+  /// A warp's bytes of it, where weights are quantised.
+  __device__ std::byte* warp_work(int warp) const { return work() + kWarpBytes * warp; }
+  /// [steps of a group, 32]: sums of its lanes.
+  __device__ float* lane_sums(int warp) const {
+    return reinterpret_cast<float*>(warp_work(warp) + kWarpChunks * kChunkBytes);
+  }
+  __device__ std::byte* rows() const { return at + p.offsets.rows; }
+  /// [steps of a pass, kWarps]: sums of warps.
+  __device__ float* sums() const { return reinterpret_cast<float*>(rows()); }
   __device__ float* squares() const { return reinterpret_cast<float*>(at + p.offsets.small); }
   __device__ std::uint32_t& pass() const {
     return reinterpret_cast<std::uint32_t*>(at + p.offsets.small)[kWarps];
@@ -90,8 +111,8 @@ struct Room {
   __device__ std::uint32_t stage_there(int i) const { return barrier(2 * i); }
   __device__ std::uint32_t stage_read(int i) const { return barrier(2 * i + 1); }
   __device__ std::uint32_t phase_there(int i) const { return barrier(2 * p.stages + i); }
-  __device__ std::uint32_t phase_ready(int i) const { return phase_there(kPhaseSlots + i); }
-  __device__ std::uint32_t phase_read(int i) const { return phase_there(2 * kPhaseSlots + i); }
+  __device__ std::uint32_t phase_ready(int i) const { return phase_there(p.slots + i); }
+  __device__ std::uint32_t phase_read(int i) const { return phase_there(2 * p.slots + i); }
 
   __device__ void init() const {
     last_share() = AttentionShare();
@@ -99,7 +120,7 @@ struct Room {
       init_barrier(stage_there(i), 1);
       init_barrier(stage_read(i), kWarps);
     }
-    for (int i = 0; i < kPhaseSlots; ++i) {
+    for (int i = 0; i < p.slots; ++i) {
       init_barrier(phase_there(i), 1);
       init_barrier(phase_ready(i), 1);
       init_barrier(phase_read(i), 1);
@@ -186,6 +207,25 @@ struct SentNumbers {
   }
   __device__ float4 plain(const float4& v) const {
     return make_float4(plain(v.x), plain(v.y), plain(v.z), plain(v.w));
+  }
+  /// A lane's numbers of the `dim` at `from`, every 32nd, once all of the warp's are there; zeros
+  /// behind them.
+  template <int kCount>
+  __device__ void read(const float* from, int lane, int dim, float (&x)[kCount]) const {
+    const float none = __uint_as_float(pass & mask);  // is there, and 0
+    std::uint32_t absent;
+    do {
+      absent = 0;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const int d = lane + 32 * i;
+        x[i] = d < dim ? load(from + d) : none;
+      }
+#pragma unroll
+      for (const float number : x) absent |= missing(number);
+    } while (__any_sync(~0u, absent != 0));
+#pragma unroll
+    for (float& number : x) number = plain(number);
   }
   /// The number at `from`, which has been loaded once.
   __device__ float settle(const float* from, float number) const {

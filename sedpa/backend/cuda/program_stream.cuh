@@ -61,24 +61,31 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
     }
     return at;
   }
-  // Numbers are drawn before they are needed: it takes a while.
+  // Numbers are drawn a few stages before they are needed, since it takes a while; not earlier,
+  // for who is late by then shall have fewer.
   std::int32_t* const counter = phase.shares.given < end_stage ? phase.drawn : nullptr;
+  constexpr int kDrawnAhead = 3;
+  int drawn[kDrawnAhead];
   const auto draw = [&] {
-    return counter != nullptr && threadIdx.x % 32 == 0 ? atomicAdd(counter, 1) : end_stage;
+#pragma unroll
+    for (int i = 0; i + 1 < kDrawnAhead; ++i) drawn[i] = drawn[i + 1];
+    drawn[kDrawnAhead - 1] =
+        counter != nullptr && threadIdx.x % 32 == 0 ? atomicAdd(counter, 1) : end_stage;
   };
-  int drawn[3] = {draw(), draw(), draw()};
   const int given = uniform(phase.shares.given);
   int stage = uniform(phase.shares.begin(cta));
-  for (const int end = stage + count; stage + 1 < end; ++stage) copy_stage(stage, false);
+  for (int i = count; i < kDrawnAhead; ++i) draw();
+  for (int left = count - 1; left > 0; --left, ++stage) {
+    if (left < kDrawnAhead) draw();
+    copy_stage(stage, false);
+  }
   while (true) {
+    draw();
     const int following = given + uniform(drawn[0]);
     const bool last = following >= end_stage;
     copy_stage(stage, last);
     if (last) return at;
     stage = following;
-    drawn[0] = drawn[1];
-    drawn[1] = drawn[2];
-    drawn[2] = draw();
   }
 }
 
@@ -181,33 +188,33 @@ __device__ inline Place stream_keys(const AttentionPhase& phase, const Attention
 __device__ inline void stream(const Room& room) {
   const ProgramParams& p = room.p;
   const bool leads = elected();
-  const auto fetch = [&](int i) {
-    const int slot = i % kPhaseSlots;
-    const int parity = i / kPhaseSlots % 2;
-    wait_barrier(room.phase_read(slot), parity ^ 1);
+  const auto fetch = [&](int i, const Slot& slot) {
+    const int to = slot.index(p.slots);
+    wait_barrier(room.phase_read(to), slot.parity(p.slots) ^ 1);
     if (leads) {
-      arrive_expecting(room.phase_there(slot), sizeof(ProgramPhase));
-      copy_bulk(shared_address(&room.phase(slot)), p.phases + i, sizeof(ProgramPhase),
-                room.phase_there(slot));
+      const std::uint32_t there = room.phase_there(to);
+      arrive_expecting(there, sizeof(ProgramPhase));
+      copy_bulk(shared_address(&room.phase(to)), p.phases + i, sizeof(ProgramPhase), there);
     }
   };
   Place at;
-  fetch(0);
-  for (int i = 0; i < p.count; ++i) {
-    if (i + 1 < p.count) fetch(i + 1);
-    const int slot = i % kPhaseSlots;
-    wait_barrier(room.phase_there(slot), i / kPhaseSlots % 2);
-    const ProgramPhase& phase = room.phase(slot);
+  Slot slot;
+  fetch(0, slot);
+  for (int i = 0; i < p.count; ++i, slot = slot.next(p.slots)) {
+    if (i + 1 < p.count) fetch(i + 1, slot.next(p.slots));
+    const int index = slot.index(p.slots);
+    wait_barrier(room.phase_there(index), slot.parity(p.slots));
+    const ProgramPhase& phase = room.phase(index);
     if (leads) {
       if (phase.attends()) {
         AttentionShare& last = room.last_share();
         last = share_of(phase.attention, p, last);
-        room.share(slot) = last;
+        room.share(index) = last;
       }
-      arrive(room.phase_ready(slot));
+      arrive(room.phase_ready(index));
     }
     __syncwarp();
-    at = phase.attends() ? stream_keys(phase.attention, room.share(slot), room, leads, at)
+    at = phase.attends() ? stream_keys(phase.attention, room.share(index), room, leads, at)
                          : stream_weights(own_product(phase), room, leads, at);
   }
 }

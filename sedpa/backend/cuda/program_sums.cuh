@@ -43,12 +43,10 @@ template <>
 class LaneSums<true> {
  public:
   static constexpr int kSteps = program_group_steps(true);
+  static_assert(32 * kSteps == kWarpLaneSums);
 
   __device__ LaneSums(const Room& room, int warp, int lane)
-      : warp_(warp),
-        lane_(lane),
-        begin_(room.lane_sums() + 32 * kSteps * warp),
-        to_(begin_ + lane) {}
+      : warp_(warp), lane_(lane), begin_(room.lane_sums(warp)), to_(begin_ + lane) {}
   template <int kRows>
   __device__ void put(const float (&rows)[kRows]) {
 #pragma unroll

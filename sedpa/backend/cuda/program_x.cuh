@@ -166,14 +166,13 @@ __device__ float read_own_x(const GemvJob& job, const SentNumbers& sent, const R
     // 16 chunks of a warp at a time.
     constexpr int kRounds = 2 * Own::kPieces;
     constexpr auto offset_of = [](int round, int k) {
-      return (round / 2 * kProgramThreads + round % 2 * FixedRoom::kWarpChunks) * kPieceQuads +
-             32 * k;
+      return (round / 2 * kProgramThreads + round % 2 * kWarpChunks) * kPieceQuads + 32 * k;
     };
     const int warp = thread >> 5;
     const int lane = thread & 31;
     const int first = 32 * kPieceQuads * warp;
     XQuads quads(job, sent, first + lane);
-    const FixedRoom fixed(room.work(), warp, lane, FixedRoom::kWarpChunks * warp + lane % 16);
+    const FixedRoom fixed(room, warp, lane, kWarpChunks * warp + lane % 16);
     await_phase(room);
     float4 v[kRounds][FixedRoom::kLaneQuads];
     quads.read(v, offset_of);
@@ -226,7 +225,7 @@ __device__ float read_shared_x(const GemvJob& job, const SentNumbers& sent, int 
   const int lane = thread & 31;
   const int first = Own::kQuantized ? 32 * kThreadQuads * warp + lane : thread;
   XQuads quads(job, sent, first);
-  [[maybe_unused]] const FixedRoom fixed(room.work(), warp, lane, member);
+  [[maybe_unused]] const FixedRoom fixed(room, warp, lane, member);
   [[maybe_unused]] auto* const plain = reinterpret_cast<float4*>(room.work());
   float4 w[kThreadQuads];  // of a block
   quads.weigh(w, 0, offset_of);
