@@ -155,5 +155,16 @@ TEST(ProgramPhases, TwoStepsOfFourBitRowsFillAStage) {
   EXPECT_EQ(wide[0].product[0].stage_steps, 1);
 }
 
+TEST(ProgramPhases, TilesAreNamedByTypeWidthAndWhetherRowsAreThin) {
+  using enum ProgramTiles;
+  const auto all = [](KvDtype dtype) {
+    return std::vector{program_tiles(dtype, 128, false), program_tiles(dtype, 64, false),
+                       program_tiles(dtype, 128, true), program_tiles(dtype, 64, true)};
+  };
+  EXPECT_EQ(all(KvDtype::f16), (std::vector{f16_128, f16_64, f16_128_thin, f16_64_thin}));
+  EXPECT_EQ(all(KvDtype::bf16), (std::vector{bf16_128, bf16_64, bf16_128_thin, bf16_64_thin}));
+  EXPECT_EQ(all(KvDtype::q8), (std::vector{q8_128, q8_64, q8_128_thin, q8_64_thin}));
+}
+
 }  // namespace
 }  // namespace sedpa::cuda

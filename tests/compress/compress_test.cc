@@ -288,9 +288,9 @@ TEST_F(Compress, DirectoriesStayDirectories) {
     const CompressResult result = compress(engine, text, {.cut = 0.1}, output + "/", kSilent);
     expect_counted(result, output);
     EXPECT_GT(Engine(f32_engine(output)).weight_plan().low_rank_matrices, 0);
-    const auto refused = [&](const CompressOptions& options, const std::string& name,
+    const auto refused = [&](const CompressOptions& options, const std::string& to,
                              const char* why) {
-      test::expect_error([&] { (void)compress(engine, text, options, name, kSilent); }, {why});
+      test::expect_error([&] { (void)compress(engine, text, options, to, kSilent); }, {why});
     };
     refused({.cut = 0.1}, output, "is there already");
     refused({.cut = 0.1, .type = Dtype::q8_0}, folder_ / "other", "q8_0");

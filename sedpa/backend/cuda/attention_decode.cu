@@ -177,7 +177,6 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
     if (++fill == room.stages) fill = 0;
   };
   for (int i = 0; i < room.stages; ++i) copy_next();
-  rows.clear(static_cast<int>(blockDim.x));
 
   wait_for_previous();
   let_next_begin();
@@ -193,7 +192,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 1)
   int use = 0;      // its stage
   for (int u = 0; u < piece.units; ++u) {
     const DecodeUnit unit(p, room.row_blocks, piece.head_class, piece.first_unit + u);
-    named_wait(kDecodeBarrier, 32 * warps);  // rows are empty, or have been asked for
+    if (u > 0) named_wait(kDecodeBarrier, 32 * warps);  // rows have been asked for
     prepare_unit<T, kDim>(
         p, unit, has_own, past, warps, rows, merge_room,
         [&](const HeadVector& vector, RowKind, float* to) { prepare_row(p, vector, 0, kDim, to); });

@@ -219,7 +219,7 @@ template <int kDim>
 struct DecodeRows {
   static constexpr int kPitch = kTilePitch<kDim>;
   static constexpr int kBytes = kDecodeRows * kPitch + 4 * kDim;
-  std::byte* queries = nullptr;  // [16, pitch]; rows and columns that no query fills are zeros
+  std::byte* queries = nullptr;  // [16, pitch]; what is in rows of no query reaches no result
   std::byte* own_key = nullptr;  // [kDim]
   std::byte* own_value = nullptr;
 
@@ -233,11 +233,6 @@ struct DecodeRows {
     const std::uint32_t row = shared_address(queries) + lane % 16 * kPitch + lane / 16 * 16;
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k) load_matrices(row + 32 * k, to[k]);
-  }
-  __device__ void clear(int threads) {
-    for (int i = own_thread(); i < kBytes / 16; i += threads) {
-      reinterpret_cast<uint4*>(queries)[i] = make_uint4(0, 0, 0, 0);
-    }
   }
 };
 

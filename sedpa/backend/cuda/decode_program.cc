@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <limits>
 #include <optional>
 
 #include "sedpa/backend/cuda/tile_map.h"
@@ -15,11 +14,6 @@ constexpr std::size_t kMapsAPhase = 2 * kHeadClasses;
 /// What a multiprocessor may have asked for and not got. The memory answers in about a microsecond:
 /// less leaves it idle, more makes some multiprocessors wait for others, who are then late.
 constexpr std::int32_t kInFlightBytes = 44 << 10;
-/// Phases' descriptions at hand. The ring may hold the last stages of one phase, two short ones and
-/// the first stages of the fourth, and the next one's is asked for early; of factors more are
-/// short.
-constexpr std::int32_t kLeastSlots = 5;
-constexpr std::int32_t kMostSlots = 8;
 
 constexpr int kMapsAt = 0;
 constexpr std::size_t kPhasesAt = kMostPhases * kMapsAPhase * sizeof(CUtensorMap);
@@ -29,15 +23,25 @@ constexpr std::size_t kPassAt = kDrawnAt + kMostPhases * kProgramProducts * size
 constexpr std::size_t kBytes = kPassAt + sizeof(std::uint32_t);
 
 /// Whether stored rows are what the kernel takes: boxes as tiles of the tensor cores' steps want
-/// them, or codes of q8.
+/// them, or codes of q8. Results are sent by quads.
 bool takes_rows(const AttentionParams& params) {
   constexpr std::int32_t kStep = 16;  // numbers
-  return (params.whole_pieces || params.dtype == KvDtype::q8) &&
+  return reinterpret_cast<std::uintptr_t>(params.out) % 16 == 0 &&
+         (params.whole_pieces || params.dtype == KvDtype::q8) &&
          program_tile_dim(params.tile_dim) > 0 &&
          std::all_of(
              std::begin(params.classes), std::end(params.classes), [](const ClassParams& of) {
                return of.heads == 0 || (of.key_dim % kStep == 0 && of.value_dim % kStep == 0);
              });
+}
+
+/// ProgramTiles' word for rows that cannot be taken as they lie in whole tiles.
+bool is_thin(const ClassParams& of, KvDtype dtype, std::int32_t tile_dim) {
+  const auto in_words = [](const std::byte* rows) {
+    return reinterpret_cast<std::uintptr_t>(rows) % 4 == 0;
+  };
+  return of.key_dim != tile_dim || of.value_dim != tile_dim ||
+         (dtype == KvDtype::q8 && !(in_words(of.keys) && in_words(of.values)));
 }
 
 }  // namespace
@@ -89,7 +93,7 @@ bool DecodeProgram::add(const AttentionParams& params, const DecodeRoom& room) {
   const std::size_t at = phases_.size() * kMapsAPhase;
   const auto* const maps = reinterpret_cast<const CUtensorMap*>(memory_.data() + kMapsAt);
   AttentionPhase phase{.params = params,
-                       .row_blocks = room.row_blocks,
+                       .row_blocks = static_cast<std::int16_t>(room.row_blocks),
                        .part_words = static_cast<std::int32_t>(room.part_floats),
                        .maps = maps + at};
   phase.params.tile_dim = tile_dim;
@@ -102,6 +106,10 @@ bool DecodeProgram::add(const AttentionParams& params, const DecodeRoom& room) {
   if (!found) return false;
   phase.out_to = exchange_.send(
       params.out, std::int64_t{2} * params.group * params.table.values[params.kv_heads]);
+  for (int i = 0; i < kHeadClasses; ++i) {
+    phase.tiles[i] =
+        program_tiles(params.dtype, tile_dim, is_thin(params.classes[i], params.dtype, tile_dim));
+  }
   phases_.emplace_back(phase);
   maps_.resize(phases_.size() * kMapsAPhase);
   if (params.dtype == KvDtype::q8) return true;  // its rows are copied as they lie
@@ -133,6 +141,7 @@ void DecodeProgram::flush() {
     if (phase.attends()) {
       const AttentionParams& attention = phase.attention.params;
       params.work_bytes = std::max(params.work_bytes, program_merge_bytes(attention));
+      params.past = attention.state.past;  // the same for all
       const bool windows =
           std::any_of(std::begin(attention.classes), std::end(attention.classes),
                       [](const ClassParams& of) { return of.heads > 0 && !of.full; });
@@ -147,20 +156,7 @@ void DecodeProgram::flush() {
     }
   }
   params.stage_bytes = plan_stages(phases);
-  // As many stages as there can be, and then as many slots.
-  params.slots = kLeastSlots;
-  const auto grow = [&](std::int32_t& number, std::int32_t most) {
-    while (number < most) {
-      ++number;
-      if (static_cast<std::size_t>(program_offsets(params).bytes) > device_.shared_bytes_a_block) {
-        --number;
-        return;
-      }
-    }
-  };
-  grow(params.stages, std::numeric_limits<std::int32_t>::max());
-  grow(params.slots, kMostSlots);
-  params.offsets = program_offsets(params);
+  lay_out_program(params, static_cast<std::int32_t>(device_.shared_bytes_a_block));
   params.ctas = device_.multiprocessors;
   const std::int32_t in_flight =
       (kInFlightBytes + params.stage_bytes / 2) / params.stage_bytes;  // stages, rounded

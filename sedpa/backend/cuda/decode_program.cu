@@ -49,44 +49,35 @@ __device__ __forceinline__ Place perform(const ProductPhase& phase, const Room& 
   return at;
 }
 
-template <class T, int kDim>
 __device__ __forceinline__ Place perform(const AttentionPhase& phase, const AttentionShare& share,
                                          const Room& room, Place at) {
-  const ClassParams& of = phase.params.classes[share.piece.head_class];
-  return of.key_dim == kDim && of.value_dim == kDim
-             ? attend<PlainTiles<T, kDim, false>>(phase, share, room, at)
-             : attend<PlainTiles<T, kDim, true>>(phase, share, room, at);
-}
-
-template <int kDim>
-__device__ __forceinline__ Place perform_q8(const AttentionPhase& phase,
-                                            const AttentionShare& share, const Room& room,
-                                            Place at) {
-  const ClassParams& of = phase.params.classes[share.piece.head_class];
-  const auto in_words = [](const std::byte* rows) {
-    return reinterpret_cast<std::uintptr_t>(rows) % 4 == 0;
-  };
-  const bool whole =
-      of.key_dim == kDim && of.value_dim == kDim && in_words(of.keys) && in_words(of.values);
-  return whole ? attend<Q8Tiles<kDim, true>>(phase, share, room, at)
-               : attend<Q8Tiles<kDim, false>>(phase, share, room, at);
-}
-
-template <class T>
-__device__ __forceinline__ Place perform(const AttentionPhase& phase, const AttentionShare& share,
-                                         const Room& room, Place at) {
-  return phase.params.tile_dim == 64 ? perform<T, 64>(phase, share, room, at)
-                                     : perform<T, 128>(phase, share, room, at);
-}
-
-__device__ __forceinline__ Place perform(const AttentionPhase& phase, const AttentionShare& share,
-                                         const Room& room, Place at) {
-  if (phase.params.dtype == KvDtype::q8) {
-    return phase.params.tile_dim == 64 ? perform_q8<64>(phase, share, room, at)
-                                       : perform_q8<128>(phase, share, room, at);
+  switch (phase.tiles[share.piece.head_class]) {
+    case ProgramTiles::f16_128:
+      return attend<PlainTiles<__half, 128, false>>(phase, share, room, at);
+    case ProgramTiles::f16_64:
+      return attend<PlainTiles<__half, 64, false>>(phase, share, room, at);
+    case ProgramTiles::f16_128_thin:
+      return attend<PlainTiles<__half, 128, true>>(phase, share, room, at);
+    case ProgramTiles::f16_64_thin:
+      return attend<PlainTiles<__half, 64, true>>(phase, share, room, at);
+    case ProgramTiles::bf16_128:
+      return attend<PlainTiles<__nv_bfloat16, 128, false>>(phase, share, room, at);
+    case ProgramTiles::bf16_64:
+      return attend<PlainTiles<__nv_bfloat16, 64, false>>(phase, share, room, at);
+    case ProgramTiles::bf16_128_thin:
+      return attend<PlainTiles<__nv_bfloat16, 128, true>>(phase, share, room, at);
+    case ProgramTiles::bf16_64_thin:
+      return attend<PlainTiles<__nv_bfloat16, 64, true>>(phase, share, room, at);
+    case ProgramTiles::q8_128:
+      return attend<Q8Tiles<128, true>>(phase, share, room, at);
+    case ProgramTiles::q8_64:
+      return attend<Q8Tiles<64, true>>(phase, share, room, at);
+    case ProgramTiles::q8_128_thin:
+      return attend<Q8Tiles<128, false>>(phase, share, room, at);
+    case ProgramTiles::q8_64_thin:
+      return attend<Q8Tiles<64, false>>(phase, share, room, at);
   }
-  return phase.params.dtype == KvDtype::bf16 ? perform<__nv_bfloat16>(phase, share, room, at)
-                                             : perform<__half>(phase, share, room, at);
+  return at;
 }
 
 #endif
@@ -109,6 +100,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const Room room(p, dynamic, 0);
     room.init();
     room.pass() = *p.pass;
+    room.past() = p.past == nullptr ? 0 : *p.past;
   }
   __syncthreads();
   // Registers go to those who compute, a warpgroup at a time.
@@ -142,9 +134,13 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-}  // namespace
+/// Phases' descriptions at hand. The ring may hold the last stages of one phase, two short ones and
+/// the first stages of the fourth, and the next one's is asked for early; of factors more are
+/// short.
+constexpr std::int32_t kLeastSlots = 5;
+constexpr std::int32_t kMostSlots = 8;
 
-ProgramOffsets program_offsets(const ProgramParams& p) {
+ProgramOffsets offsets_of(const ProgramParams& p) {
   ProgramOffsets at;
   const std::int32_t end = p.stages * p.stage_bytes;
   // Positions follow a tile where its stage has room for them.
@@ -164,8 +160,26 @@ ProgramOffsets program_offsets(const ProgramParams& p) {
   const std::int32_t sums_end = at.residuals + kProgramThreads * 4;
   at.barriers = at.rows + padded(std::max(sums_end - at.rows, kRowBytes));
   at.small = at.barriers + padded((2 * p.stages + 3 * p.slots) * 8);
-  at.bytes = at.small + padded((kWarps + 1) * 4);
+  at.bytes = at.small + padded((kWarps + 2) * 4);
   return at;
+}
+
+}  // namespace
+
+void lay_out_program(ProgramParams& params, std::int32_t bytes) {
+  params.stages = 1;
+  params.slots = kLeastSlots;
+  const auto grow = [&](std::int32_t& number) {
+    ++number;
+    const bool fits = offsets_of(params).bytes <= bytes;
+    if (!fits) --number;
+    return fits;
+  };
+  while (grow(params.stages)) {
+  }
+  while (params.slots < kMostSlots && grow(params.slots)) {
+  }
+  params.offsets = offsets_of(params);
 }
 
 std::int32_t program_work_bytes(bool quantized) {

@@ -46,6 +46,7 @@ struct ProgramParams {
   std::int32_t count = 0;
   std::int32_t* met = nullptr;          // times a CTA has ended a phase; zero at the start
   const std::uint32_t* pass = nullptr;  // its number
+  const std::int32_t* past = nullptr;   // tokens before the pass; null: nothing attends
   std::int32_t first_phase = 0;         // of the pass
   std::int32_t stages = 0;
   std::int32_t ahead = 0;  // stages that may be on their way: more would only queue up
@@ -58,9 +59,9 @@ struct ProgramParams {
   ProgramOffsets offsets;
 };
 
-/// How shared memory is laid out for so many stages and slots, and the work and tiles, that
-/// `params` names.
-[[nodiscard]] ProgramOffsets program_offsets(const ProgramParams& params);
+/// Lays out `bytes` of shared memory for the stages' size, the work and the tiles that `params`
+/// names: gives it as many stages as there can be, then as many slots, and the offsets.
+void lay_out_program(ProgramParams& params, std::int32_t bytes);
 /// Bytes for x on its way, and for sums of lanes.
 [[nodiscard]] std::int32_t program_work_bytes(bool quantized);
 /// Bytes for merges of a layer's attention.

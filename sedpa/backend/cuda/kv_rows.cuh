@@ -22,6 +22,7 @@ __device__ inline int scale_bytes(int dim) {
 __device__ inline int own_thread() {
   auto thread = static_cast<int>(threadIdx.x);
   asm volatile("" : "+r"(thread));
+  __builtin_assume(thread >= 0);  // so that to divide by 32 is a shift
   return thread;
 }
 

@@ -103,6 +103,13 @@ struct ToPhases {
     result(at, numbers.x);
     result(at + 1, numbers.y);
   }
+  /// at: of a quad.
+  __device__ void result(int at, const float4& numbers) const {
+    send(phase.sent + column + at, numbers, pass);
+    if (phase.params.out != nullptr) {
+      *reinterpret_cast<float4*>(phase.params.out + column + at) = numbers;
+    }
+  }
   __device__ void part_of(int row, int d, float max, float sum, const float2& numbers) const {
     std::uint64_t* const mine = words.of(static_cast<int>(blockIdx.x));
     words.put(mine + 2 * rows + row * kDim + d, numbers.x, numbers.y);
@@ -195,8 +202,8 @@ __device__ inline void merge_share(const AttentionPhase& phase, const PartWords&
     }
     if (lane == 0 && quad < end && d < dim) {
       const float share = near_inverse(sum);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) to.result(row * dim + d + i, result[i] * share);
+      to.result(row * dim + d, make_float4(result[0] * share, result[1] * share, result[2] * share,
+                                           result[3] * share));
     }
   }
 }
@@ -254,6 +261,8 @@ struct VectorSource {
   }
 };
 
+/// Whoever attends looks for its queries from the beginning, without await_phase: there are few of
+/// them, so it is in nobody's way.
 template <class Tiles>
 __device__ __forceinline__ Place attend(const AttentionPhase& phase, const AttentionShare& share,
                                         const Room& room, Place at) {
@@ -269,10 +278,9 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   const int lane = thread % 32;
   const int group = warp % kGroups;
   const int team = warp / kGroups;
-  const std::int32_t past = __ldcg(p.state.past);
+  const std::int32_t past = room.past();
   DecodeRows<kDim> rows(room.rows());
   auto* const work = reinterpret_cast<float*>(room.work());
-  rows.clear(kProgramThreads);
   const DecodeSplit::Piece piece = share.piece;
   const int parts = share.parts;
   const ClassParams& of = p.classes[piece.head_class];
@@ -280,7 +288,6 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   const bool has_own = piece.part + 1 == parts;
   DecodeUnit unit(p, phase.row_blocks, piece.head_class, piece.first_unit);
   if (parts == 0) return at;
-  join();  // rows are cleared
   for (int u = 0; u < piece.units; ++u) {
     if (u > 0) {
       unit = DecodeUnit(p, phase.row_blocks, piece.head_class, piece.first_unit + u);

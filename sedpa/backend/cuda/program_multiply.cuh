@@ -18,8 +18,8 @@ namespace sedpa::cuda::program {
 /// Pieces [kFirst, kEnd) of those that a thread has of a row.
 template <int kFirst, int kEnd>
 struct PieceRange {};
-/// Rows that a thread multiplies at once, and steps of a stage; 0: any number.
-template <int kRows, int kSteps>
+/// Rows that a thread multiplies at once; kWhole: they are all that it has of a stage.
+template <int kCount, bool kWhole>
 struct Rows {};
 
 /// What a product's threads do at each stage is little, so that what they do around it counts: a
@@ -181,10 +181,11 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   // Here, for then the compiler knows that lanes are together in all that follows.
   first_there = uniform(first_there);
 
-  /// Rows of steps that follow each other, times the thread's pieces [kFirst, kEnd).
-  const auto multiply_pieces = [&]<int kFirst, int kEnd, int kRows>(PieceRange<kFirst, kEnd>,
-                                                                    const std::byte* row,
-                                                                    float(&products)[kRows]) {
+  /// Rows of steps that follow each other, times the thread's pieces [kFirst, kEnd). A whole stage
+  /// is released when it is in registers.
+  const auto multiply_pieces = [&]<int kFirst, int kEnd, int kRows, bool kWhole>(
+                                   PieceRange<kFirst, kEnd>, Rows<kRows, kWhole>,
+                                   const std::byte* row, float(&products)[kRows]) {
     typename Own::Stored stored[kRows][kEnd - kFirst];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -193,12 +194,16 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
         stored[r][p - kFirst] = Own::load(row + r * step_bytes, layout, index[p]);
       }
     }
+    if constexpr (kWhole) {
+      look();
+      release();
+    }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       float sum[2] = {0, 0};
 #pragma unroll
       for (int p = kFirst; p < kEnd; ++p) {
-        if (r == kRows - 1 && p == kEnd - 1) look();
+        if (!kWhole && r == kRows - 1 && p == kEnd - 1) look();
         const float product = own.dot(stored[r][p - kFirst], p);
         sum[p % 2] = p < kFirst + 2 ? product : sum[p % 2] + product;
       }
@@ -206,10 +211,10 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
     }
   };
 
-  // All stages, of kSteps steps each, or of any number. What happens at each asks but one question:
-  // whether there is something else to do, or to wait for. multiply_rows(row) begins with the stage
-  // that has been taken, and ends with one.
-  const auto run = [&]<int kRows, int kSteps>(Rows<kRows, kSteps>, const auto& multiply_rows) {
+  // All stages. What happens at each asks but one question: whether there is something else to do,
+  // or to wait for. multiply_rows(row) begins with the stage that has been taken; who multiplies a
+  // whole one releases it.
+  const auto run = [&]<int kRows, bool kWhole>(Rows<kRows, kWhole>, const auto& multiply_rows) {
     const int group_stages = sums.kSteps >> stage_steps_log2;
     int stage = 0;
     int pass_begin = 0;
@@ -245,7 +250,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
       }
       do {
         const std::byte* row = room.stage(at.index) + row_at;
-        if constexpr (kSteps == kRows) {
+        if constexpr (kWhole) {
           multiply_rows(row);
         } else {
           int left = stage_steps;
@@ -256,8 +261,8 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
             multiply_rows(row);
             row += kRows * step_bytes;
           } while (more);
+          release();
         }
-        release();
         ++stage;
       } while (__all_sync(~0u, there && stage < easy_end));
     }
@@ -265,36 +270,37 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   constexpr PieceRange<0, Own::kPieces> kAll;
   constexpr PieceRange<0, kHalf> kFirstHalf;
   constexpr PieceRange<kHalf, Own::kPieces> kSecondHalf;
-  const auto run_pieces = [&]<int kRows, int kSteps>(Rows<kRows, kSteps> rows, const auto& pieces) {
+  const auto run_pieces = [&]<int kRows, bool kWhole>(Rows<kRows, kWhole> rows,
+                                                      const auto& pieces) {
     run(rows, [&](const std::byte* row) {
       float products[kRows];
-      multiply_pieces(pieces, row, products);
+      multiply_pieces(pieces, rows, row, products);
       sums.put(products);
     });
   };
   if constexpr (Own::kQuantized) {
     if (stage_steps == 1) {
-      run_pieces(Rows<1, 1>(), kAll);
+      run_pieces(Rows<1, true>(), kAll);
     } else if (stage_steps == 2) {
-      run_pieces(Rows<2, 2>(), kAll);
+      run_pieces(Rows<2, true>(), kAll);
     } else {
-      run_pieces(Rows<2, 0>(), kFirstHalf);
+      run_pieces(Rows<2, false>(), kFirstHalf);
     }
   } else if (phase.row_parts > 1) {
-    run(Rows<1, 1>(), [&](const std::byte* row) {
+    constexpr Rows<1, true> kOne;
+    run(kOne, [&](const std::byte* row) {
       float first[1];
       float second[1];
-      multiply_pieces(kFirstHalf, row, first);
-      release();
+      multiply_pieces(kFirstHalf, kOne, row, first);
       if (!__all_sync(~0u, there)) wait();
-      multiply_pieces(kSecondHalf, room.stage(at.index) - phase.part_bytes, second);
+      multiply_pieces(kSecondHalf, kOne, room.stage(at.index) - phase.part_bytes, second);
       first[0] += second[0];
       sums.put(first);
     });
   } else if (row_pieces > kHalf * row_threads) {
-    run_pieces(Rows<1, 0>(), kAll);
+    run_pieces(Rows<1, false>(), kAll);
   } else {
-    run_pieces(Rows<1, 0>(), kFirstHalf);
+    run_pieces(Rows<1, false>(), kFirstHalf);
   }
   return at;
 }

@@ -113,10 +113,35 @@ struct ProductPhase {
   }
 };
 
+/// What a class's tiles are: type and the tile's numbers of a row; thin: rows have fewer, or (q8)
+/// do not begin at multiples of 4 bytes.
+enum class ProgramTiles : std::uint8_t {
+  f16_128,
+  f16_64,
+  f16_128_thin,
+  f16_64_thin,
+  bf16_128,
+  bf16_64,
+  bf16_128_thin,
+  bf16_64_thin,
+  q8_128,
+  q8_64,
+  q8_128_thin,
+  q8_64_thin,
+};
+
+/// Of a class that a program takes. tile_dim: 64, 128.
+[[nodiscard]] constexpr ProgramTiles program_tiles(KvDtype dtype, std::int32_t tile_dim,
+                                                   bool thin) {
+  const int type = dtype == KvDtype::f16 ? 0 : dtype == KvDtype::bf16 ? 1 : 2;
+  return static_cast<ProgramTiles>(4 * type + (thin ? 2 : 0) + (tile_dim == 64 ? 1 : 0));
+}
+
 /// A layer's attention, norms, RoPE and commit.
 struct AttentionPhase {
   AttentionParams params;
-  std::int32_t row_blocks = 0;     // units of a head
+  ProgramTiles tiles[kHeadClasses] = {};
+  std::int16_t row_blocks = 0;     // units of a head
   std::int32_t part_words = 0;     // of a CTA's part: [rows] max and sum, out [rows, dim]
   std::uint64_t* parts = nullptr;  // [CTAs, part_words]
   // In device memory: keys, values of each class; of q8 there are none.

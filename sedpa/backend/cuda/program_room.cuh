@@ -103,6 +103,10 @@ struct Room {
   __device__ std::uint32_t& pass() const {
     return reinterpret_cast<std::uint32_t*>(at + p.offsets.small)[kWarps];
   }
+  /// Tokens before this one.
+  __device__ std::int32_t& past() const {
+    return reinterpret_cast<std::int32_t*>(at + p.offsets.small)[kWarps + 1];
+  }
   static constexpr int kBarrierBytes = 8;
   __device__ std::uint32_t barrier(int i) const {
     return shared_address(at + p.offsets.barriers) + kBarrierBytes * i;
@@ -234,12 +238,22 @@ struct SentNumbers {
   }
 };
 
-/// Sends a number, rounded (half to even) to what its lowest bit leaves.
-__device__ inline void send(float* to, float number, std::uint32_t pass) {
+/// A number to be sent, rounded (half to even) to what its lowest bit leaves.
+__device__ inline std::uint32_t sendable(float number, std::uint32_t pass) {
   std::uint32_t bits = __float_as_uint(number);
   if (number == number) bits += bits >> 1 & 1;
-  bits = (bits & ~1u) | (pass & 1);
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(bits) : "memory");
+  return (bits & ~1u) | (pass & 1);
+}
+__device__ inline void send(float* to, float number, std::uint32_t pass) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(sendable(number, pass))
+               : "memory");
+}
+/// Four, to a multiple of 16 bytes.
+__device__ inline void send(float* to, const float4& v, std::uint32_t pass) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to),
+               "r"(sendable(v.x, pass)), "r"(sendable(v.y, pass)), "r"(sendable(v.z, pass)),
+               "r"(sendable(v.w, pass))
+               : "memory");
 }
 
 #endif

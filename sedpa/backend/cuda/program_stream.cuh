@@ -91,12 +91,12 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
 
 /// last: the share before this one. Layers are often alike, and to cut one takes so long that the
 /// ring would feel it.
-__device__ inline AttentionShare share_of(const AttentionPhase& phase, const ProgramParams& p,
+__device__ inline AttentionShare share_of(const AttentionPhase& phase, const Room& room,
                                           const AttentionShare& last) {
+  const ProgramParams& p = room.p;
   const AttentionParams& params = phase.params;
   AttentionShare share;
-  share.of = DecodeTiles(params, phase.row_blocks, program_tile_keys(params.tile_dim),
-                         __ldcg(params.state.past));
+  share.of = DecodeTiles(params, phase.row_blocks, program_tile_keys(params.tile_dim), room.past());
   if (share.of == last.of) {
     share.piece = last.piece;
     share.parts = last.parts;
@@ -140,7 +140,6 @@ __device__ inline Place stream_keys(const AttentionPhase& phase, const Attention
   const std::int32_t* const positions = uniform(of.full ? nullptr : p.state.positions[head_class]);
   const CUtensorMap* const maps = uniform(phase.maps + 2 * head_class);
   const bool blocks = uniform(p.dtype == KvDtype::q8) != 0;
-  const std::int32_t past = blocks ? __ldcg(p.state.past) : 0;
   const int position_bytes = positions != nullptr ? 4 * keys : 0;
   const int tile_bytes = uniform(share.tile_bytes) + position_bytes;
   const int ahead = uniform(share.ahead);
@@ -160,7 +159,7 @@ __device__ inline Place stream_keys(const AttentionPhase& phase, const Attention
         const std::uint32_t to = shared_address(room.stage(at.index));
         if (blocks) {
           // Rows that nothing has been stored in are left out, but there is always one to wait for.
-          const int count = max(1, min(keys, used_slots(of, past) - first));
+          const int count = max(1, min(keys, used_slots(of, room.past()) - first));
           const std::int64_t row = head * of.capacity + first;
           const RawRows key(of.keys, of.key_row_bytes, row, count);
           const RawRows value(of.values, of.value_row_bytes, row, count);
@@ -208,7 +207,7 @@ __device__ inline void stream(const Room& room) {
     if (leads) {
       if (phase.attends()) {
         AttentionShare& last = room.last_share();
-        last = share_of(phase.attention, p, last);
+        last = share_of(phase.attention, room, last);
         room.share(index) = last;
       }
       arrive(room.phase_ready(index));
