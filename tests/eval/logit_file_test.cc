@@ -11,6 +11,7 @@
 #include <random>
 
 #include "sedpa/core/error.h"
+#include "tests/support/temp_dir.h"
 
 namespace sedpa {
 namespace {
@@ -89,7 +90,8 @@ TEST(LogitFile, RefusesFilesThatLie) {
 
 TEST(LogitFile, WhatIsWrittenIsReadBackWithinHalfACode) {
   constexpr std::int64_t kVocabulary = 37;
-  const std::string path = testing::TempDir() + "sedpa_logits_test.bin";
+  const test::TempDir folder;
+  const std::string path = folder / "logits.bin";
   const std::vector<std::int32_t> tokens = {1, 2, 3, 4, 5, 6, 7, 8};  // one chunk: rows 4, 5, 6
   std::mt19937 random(3);
   std::normal_distribution<float> normal(0, 4);
@@ -119,7 +121,6 @@ TEST(LogitFile, WhatIsWrittenIsReadBackWithinHalfACode) {
       }
     }
   }
-  std::filesystem::remove(path);
 }
 
 TEST(LogitFile, ReadsPlainFloatsWithTheirTokens) {

@@ -11,6 +11,7 @@
 #include "sedpa/engine/engine.h"
 #include "sedpa/format/safetensors.h"
 #include "tests/support/f32_engine.h"
+#include "tests/support/temp_dir.h"
 
 namespace sedpa {
 namespace {
@@ -19,14 +20,10 @@ using test::f32_engine;
 
 const std::string kModel = std::string(SEDPA_SOURCE_DIR) + "/tests/data/models/llama";
 
-// The same model with zeros in the columns of these heads.
-std::string zeroed_model(const MaskedHeads& masked, std::int64_t head_dim) {
-  const std::string folder = testing::TempDir() + "sedpa_zeroed_model";
-  std::filesystem::create_directories(folder);
-  for (const char* file : {"config.json"}) {
-    std::filesystem::copy_file(kModel + "/" + file, folder + "/" + file,
-                               std::filesystem::copy_options::overwrite_existing);
-  }
+// The same model with zeros in the columns of these heads, into the folder.
+void write_zeroed_model(const MaskedHeads& masked, std::int64_t head_dim,
+                        const test::TempDir& folder) {
+  std::filesystem::copy_file(kModel + "/config.json", folder / "config.json");
   const SafetensorsFile file = SafetensorsFile::open(kModel + "/model.safetensors");
   SafetensorsWriter writer;
   std::vector<std::vector<std::byte>> kept;  // until they are written
@@ -46,8 +43,7 @@ std::string zeroed_model(const MaskedHeads& masked, std::int64_t head_dim) {
     kept.push_back(std::move(bytes));
     writer.add_tensor(tensor.name, tensor.dtype, tensor.shape, kept.back());
   }
-  writer.write(folder + "/model.safetensors");
-  return folder;
+  writer.write(folder / "model.safetensors");
 }
 
 // Logits of a prompt's last token and of three more, one at a time.
@@ -72,10 +68,10 @@ TEST(MaskHeads, IsAsIfTheirColumnsWereZero) {
   masked[0] = {1, 2};
   masked[1] = {0, config.query_heads - 1};
 
-  const std::string folder = zeroed_model(masked, config.head_dim);
-  Engine zeroed(f32_engine(folder));
+  const test::TempDir folder;
+  write_zeroed_model(masked, config.head_dim, folder);
+  Engine zeroed(f32_engine(folder.path()));
   zeroed.load();
-  std::filesystem::remove_all(folder);
   const auto session_of = [](Engine& of) {
     return SessionOptions{.context = 32, .heads = of.full_plan(), .kv = KvDtype::f32, .chunk = 4};
   };

@@ -1,12 +1,12 @@
 #pragma once
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <optional>
 #include <string>
 
 #include "sedpa/engine/engine.h"
 #include "sedpa/identify/filler_text.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
 
 namespace sedpa::test {
@@ -15,8 +15,6 @@ namespace sedpa::test {
 class NeedleEngine : public testing::Test {
  protected:
   NeedleEngine() {
-    const std::string test = testing::UnitTest::GetInstance()->current_test_info()->name();
-    path_ = testing::TempDir() + "sedpa_needles_" + test + ".gguf";
     write_tiny_model(path_, {.layers = 3, .context = 4096});
     EngineOptions options;
     options.model = path_;
@@ -30,11 +28,11 @@ class NeedleEngine : public testing::Test {
     }
     filler_.emplace(engine_->tokenizer(), text, "snow");
   }
-  ~NeedleEngine() override { std::filesystem::remove(path_); }
 
   [[nodiscard]] const Tokenizer& tokenizer() const { return engine_->tokenizer(); }
 
-  std::string path_;
+  const TempDir folder_;
+  const std::string path_ = folder_ / "model.gguf";
   std::optional<Engine> engine_;
   std::optional<FillerText> filler_;
 };

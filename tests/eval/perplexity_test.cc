@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -16,6 +15,7 @@
 #include "sedpa/format/gguf_writer.h"
 #include "tests/support/f32_engine.h"
 #include "tests/support/random_tokens.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
 
 namespace sedpa {
@@ -99,7 +99,8 @@ TEST(ScoreRow, DivergenceFollowsItsDefinition) {
 
 TEST(Perplexity, OfAUniformModelIsItsVocabulary) {
   // A last norm of zeros makes all logits zero.
-  const std::string path = testing::TempDir() + "sedpa_uniform_model.gguf";
+  const test::TempDir folder;
+  const std::string path = folder / "model.gguf";
   const test::TinyModel tiny;
   GgufWriter file;
   test::add_tiny_config(file, tiny);
@@ -129,7 +130,6 @@ TEST(Perplexity, OfAUniformModelIsItsVocabulary) {
   EXPECT_EQ(result.compared, 0);
   EXPECT_NEAR(result.perplexity, test::kTinyVocabulary, 1e-3);
   EXPECT_NEAR(result.error, 0, 1e-2);
-  std::filesystem::remove(path);
 }
 
 TEST(Perplexity, TwoChunksAreTheLeast) {
@@ -159,7 +159,8 @@ TEST(Perplexity, EqualsTransformers) {
     nll += one / 63;
     nll_squared += one * one / 63;
   }
-  const std::string path = testing::TempDir() + "sedpa_perplexity_test.f32";
+  const test::TempDir folder;
+  const std::string path = folder / "logits.f32";
   std::ofstream(path, std::ios::binary)
       .write(reinterpret_cast<const char*>(expected.logits.data()),
              static_cast<std::streamsize>(expected.logits.size() * sizeof(float)));
@@ -181,8 +182,6 @@ TEST(Perplexity, EqualsTransformers) {
     EXPECT_LT(result.kl_divergence, 1e-6);
     EXPECT_EQ(result.top1_agreement, 1.0);
   }
-  std::filesystem::remove(path);
-  std::filesystem::remove(path + ".json");
 }
 
 TEST(Perplexity, ARunAgainstItselfDivergesNowhere) {
@@ -193,7 +192,8 @@ TEST(Perplexity, ARunAgainstItselfDivergesNowhere) {
   Session session(engine, session_options(engine, 48, 10));
   Session other(engine, session_options(engine, 48, 7));
   SessionReference reference(other);
-  const std::string path = testing::TempDir() + "sedpa_perplexity_test.logits";
+  const test::TempDir folder;
+  const std::string path = folder / "logits";
   LogitFileWriter writer(path, 48, engine.config().vocab_size, std::span(tokens).first(144));
   const PerplexityResult result = measure_perplexity(session, tokens, rows, &reference, &writer);
   writer.commit();
@@ -210,7 +210,6 @@ TEST(Perplexity, ARunAgainstItselfDivergesNowhere) {
   EXPECT_EQ(again.perplexity, result.perplexity);
   EXPECT_LT(std::abs(again.kl_divergence), 1e-5);
   EXPECT_EQ(again.top1_agreement, 1.0);
-  std::filesystem::remove(path);
 }
 
 TEST(Perplexity, TheBeginTokenStandsFirstInEachChunk) {

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <span>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "sedpa/format/safetensors.h"
+#include "tests/support/temp_dir.h"
 
 namespace sedpa::test {
 
@@ -23,10 +23,9 @@ class CopyingModel {
   static constexpr std::int32_t kWidth = 8;
   static constexpr std::int32_t kNeedle = 0, kQuestion = 1, kPlain = 2, kVocabulary = 4;
 
-  /// Written into a directory of this name below the tests' own, and gone with the object.
-  explicit CopyingModel(const std::string& folder) : directory_(testing::TempDir() + folder) {
-    std::filesystem::create_directories(directory_);
-    std::ofstream(directory_ + "/config.json") << R"({"architectures": ["LlamaForCausalLM"],
+  /// Written into a directory of its own, which is gone with the object.
+  CopyingModel() {
+    std::ofstream(directory_ / "config.json") << R"({"architectures": ["LlamaForCausalLM"],
       "model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
       "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 4, "vocab_size": 4,
       "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 1e12,
@@ -51,13 +50,12 @@ class CopyingModel {
     for (const auto& [name, tensor] : tensors_) {
       writer.add_tensor(name, Dtype::f32, tensor.shape, std::as_bytes(std::span(tensor.numbers)));
     }
-    writer.write(directory_ + "/model.safetensors");
+    writer.write(directory_ / "model.safetensors");
   }
   CopyingModel(const CopyingModel&) = delete;
   CopyingModel& operator=(const CopyingModel&) = delete;
-  ~CopyingModel() { std::filesystem::remove_all(directory_); }
 
-  [[nodiscard]] const std::string& directory() const { return directory_; }
+  [[nodiscard]] std::string directory() const { return directory_.path(); }
 
  private:
   // A matrix of zeros with `value` at some places; a vector (rows = 0) full of it.
@@ -77,7 +75,7 @@ class CopyingModel {
     std::vector<float> numbers;
   };
   std::map<std::string, Tensor> tensors_;
-  std::string directory_;
+  TempDir directory_;
 };
 
 }  // namespace sedpa::test

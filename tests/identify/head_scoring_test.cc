@@ -3,11 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "sedpa/core/error.h"
 #include "sedpa/identify/pattern_origin.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
 
 namespace sedpa {
@@ -52,7 +52,6 @@ class HeadScoringOfATinyModel : public testing::Test {
     for (int i = 0; i < 300; ++i) text += "The snow fell all night, and nobody came.\n\n";
     filler_.emplace(engine_->tokenizer(), text, "snow");
   }
-  ~HeadScoringOfATinyModel() override { std::filesystem::remove(path_); }
 
   static HeadScoringOptions options() {
     HeadScoringOptions options;
@@ -66,7 +65,8 @@ class HeadScoringOfATinyModel : public testing::Test {
     return options;
   }
 
-  const std::string path_ = testing::TempDir() + "sedpa_scored_model.gguf";
+  const test::TempDir folder_;
+  const std::string path_ = folder_ / "model.gguf";
   std::optional<Engine> engine_;
   std::optional<FillerText> filler_;
 };

@@ -157,7 +157,7 @@ TEST_F(OutputErrorTest, RefusesWhatItCannotMeasure) {
 }
 
 TEST(CopyingModelsErrors, TheHeadThatCopiesFromFarAwayScoresHighest) {
-  const test::CopyingModel model("sedpa_copying_model_errors");
+  const test::CopyingModel model;
   Engine engine(f32_engine(model.directory()));
   engine.load();
   std::vector<std::int32_t> tokens(300, test::CopyingModel::kPlain);

@@ -5,10 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
 
 #include "sedpa/core/error.h"
 #include "sedpa/format/gguf.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
 
 namespace sedpa {
@@ -27,11 +27,10 @@ std::string filler_text(int sentences) {
 }
 
 Tokenizer tiny_tokenizer() {
-  const std::string path = testing::TempDir() + "sedpa_passkey_vocabulary.gguf";
+  const test::TempDir folder;
+  const std::string path = folder / "vocabulary.gguf";
   test::write_tiny_vocabulary(path);
-  Tokenizer tokenizer = Tokenizer::from_gguf(GgufFile::open(path));
-  std::filesystem::remove(path);
-  return tokenizer;
+  return Tokenizer::from_gguf(GgufFile::open(path));
 }
 
 class PasskeyData : public testing::Test {

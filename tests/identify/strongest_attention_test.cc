@@ -82,7 +82,7 @@ TEST_P(StrongestAttentionOf, IsTheLargestProductOfAll) {
 INSTANTIATE_TEST_SUITE_P(Models, StrongestAttentionOf, testing::Values("llama", "qwen3"));
 
 TEST(StrongestAttention, OfTheHeadThatCopiesLiesOnTheNeedle) {
-  const test::CopyingModel model("sedpa_copying_model_strongest");
+  const test::CopyingModel model;
   Engine engine(f32_engine(model.directory()));
   engine.load();
   Tokens tokens(300, test::CopyingModel::kPlain);
