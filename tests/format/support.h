@@ -1,12 +1,9 @@
 #pragma once
 #include <gtest/gtest.h>
-#include <unistd.h>
-#include <initializer_list>
 
-#include <atomic>
 #include <cstddef>
-#include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <iterator>
 #include <span>
 #include <string>

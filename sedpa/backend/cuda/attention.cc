@@ -308,8 +308,7 @@ void AttentionRunner::run(const AttentionJob& job) {
   }
   const bool prepares = job.rotate || job.query_norm != nullptr || job.key_norm != nullptr;
   AttentionParams params = s.params_of(job);
-  const bool windows = std::any_of(std::begin(params.classes), std::end(params.classes),
-                                   [](const ClassParams& of) { return !of.full && of.heads > 0; });
+  const bool windows = params.has_windows();
 
   if (!job.attend) {
     if (s.program != nullptr) s.program->flush();

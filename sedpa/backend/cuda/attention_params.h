@@ -74,6 +74,13 @@ struct AttentionParams {
   std::uint8_t order[kMostKvHeads] = {};  // the model's KV head at each place, class 0 first
   HeadTable table;
 
+  /// Whether some heads see a window only, so that slots have positions.
+  [[nodiscard]] constexpr bool has_windows() const {
+    for (const ClassParams& of : classes) {
+      if (!of.full && of.heads > 0) return true;
+    }
+    return false;
+  }
   /// The model's KV head that is head `i` of a class.
   [[nodiscard]] constexpr int kv_head(int head_class, int i) const {
     return order[head_class == kRetrieval ? i : classes[kRetrieval].heads + i];

@@ -142,10 +142,7 @@ void DecodeProgram::flush() {
       const AttentionParams& attention = phase.attention.params;
       params.work_bytes = std::max(params.work_bytes, program_merge_bytes(attention));
       params.past = attention.state.past;  // the same for all
-      const bool windows =
-          std::any_of(std::begin(attention.classes), std::end(attention.classes),
-                      [](const ClassParams& of) { return of.heads > 0 && !of.full; });
-      if (windows) {
+      if (attention.has_windows()) {
         params.tile_keys = std::max(params.tile_keys, program_tile_keys(attention.tile_dim));
       }
     }

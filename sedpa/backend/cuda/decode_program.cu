@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kStartThreads)
 __global__ void __launch_bounds__(kThreads, 1)
     program_kernel(const __grid_constant__ ProgramParams p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  extern __shared__ __align__(kAlignment) std::byte dynamic[];
+  extern __shared__ __align__(kProgramAlignment) std::byte dynamic[];
   if (threadIdx.x == 0) {
     const Room room(p, dynamic, 0);
     room.init();

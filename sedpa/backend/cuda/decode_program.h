@@ -36,7 +36,7 @@ struct ProgramOffsets {
   std::int32_t work = 0;          // x to be handed out, and sums of lanes; or states to be merged
   std::int32_t rows = 0;          // DecodeRows; or f32: sums of warps
   std::int32_t barriers = 0;      // of stages: there, read; of slots: there, ready, read
-  std::int32_t small = 0;         // squares of each warp; the pass's number
+  std::int32_t small = 0;         // squares of each warp; the pass's number; tokens before it
   std::int32_t bytes = 0;
 };
 

@@ -32,8 +32,8 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   const RowLayout layout = phase.layout;
   const int row_bytes = static_cast<int>(layout.bytes);
   const int thread = own_thread();
-  const int warp = thread >> 5;
-  const int lane = thread & 31;
+  const int warp = thread / 32;
+  const int lane = thread % 32;
   const int row_threads = 1 << phase.row_threads_log2;
   const int member = thread & (row_threads - 1);        // of the threads that share a row
   const int stream = thread >> phase.row_threads_log2;  // which of the rows side by side
@@ -64,7 +64,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   // Stages whose outputs follow those of the stage before. Where some are drawn the last of them
   // may be the last of all; nobody knows before it is there.
   const int own_stages = phase.shares.count(cta);
-  const bool drawn = phase.shares.given < phase.shares.stages;
+  const bool drawn = phase.shares.some_are_drawn();
   const int plain_stages = uniform(drawn ? max(own_stages - 1, 0) : own_stages);
   const int known_stages = uniform(drawn || own_stages == 0 ? -1 : own_stages);  // -1: unknown
 

@@ -38,7 +38,6 @@ std::optional<ProductPhase> plan_product(const RowProduct& product) {
 }
 
 std::int32_t plan_stages(std::span<ProgramPhase> phases) {
-  constexpr std::int64_t kAlignment = 1024;
   // Two steps of quantised rows, where those are no more than this.
   constexpr std::int64_t kMostPairBytes = 20480;
   // At least a tile: small rows come many at a time.
@@ -50,7 +49,7 @@ std::int32_t plan_stages(std::span<ProgramPhase> phases) {
       if (is_quantized(product.dtype) && pair <= kMostPairBytes) bytes = std::max(bytes, pair);
     }
   }
-  const auto stage = static_cast<std::int32_t>(round_up(bytes, kAlignment));
+  const auto stage = static_cast<std::int32_t>(round_up(bytes, std::int64_t{kProgramAlignment}));
   for (ProgramPhase& phase : phases) {
     for (ProductPhase& product : phase.all_products()) {
       if (product.row_parts == 1) {

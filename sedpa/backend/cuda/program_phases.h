@@ -20,6 +20,7 @@ inline constexpr int kProgramThreads = 1 << kProgramThreadsLog2;  // that comput
 inline constexpr int kProgramThreadCols = 64;      // of x, that a thread owns at most
 inline constexpr int kProgramTileBytes = 1 << 13;  // keys of a tile; values take as much
 inline constexpr int kProgramMostStageBytes = 1 << 15;
+inline constexpr int kProgramAlignment = 1024;     // of stages: boxes, swizzled by 128 bytes
 inline constexpr int kProgramMostPhasesLog2 = 10;  // of a pass
 /// Steps whose sums are formed together.
 constexpr int program_group_steps(bool quantized) { return quantized ? 8 : 4; }
@@ -43,7 +44,7 @@ struct RowProduct {
 
 /// Who asks for which stages of a product: each CTA for some that follow each other, and for some
 /// of those from `given` on, which go to who comes first, since the memory does not serve all
-/// alike. Where a CTA has but few stages the first would take too many, and all are given.
+/// alike. Where a CTA has but few stages all are given: to take note of drawn ones would cost more.
 struct StageShares {
   std::int32_t stages = 0;  // of all CTAs
   std::int32_t given = 0;
@@ -51,11 +52,12 @@ struct StageShares {
   std::int32_t more = 0;  // CTAs, the first ones, that have one more
 
   static constexpr StageShares make(std::int32_t stages, std::int32_t ctas) {
-    constexpr std::int32_t kFew = 24;  // whose last eighth are no more than a CTA draws at a time
+    constexpr std::int32_t kFew = 24;
     if (stages < kFew * ctas) return {stages, stages, stages / ctas, stages % ctas};
     const std::int32_t quota = stages * 7 / 8 / ctas;
     return {stages, quota * ctas, quota, 0};
   }
+  [[nodiscard]] constexpr bool some_are_drawn() const { return given < stages; }
   [[nodiscard]] constexpr std::int32_t begin(std::int32_t cta) const {
     return cta * each + (cta < more ? cta : more);
   }

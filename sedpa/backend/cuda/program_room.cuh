@@ -11,7 +11,6 @@ namespace sedpa::cuda::program {
 
 inline constexpr int kWarps = kProgramThreads / 32;     // that compute
 inline constexpr int kThreads = kProgramThreads + 128;  // and a warpgroup: a warp asks for bytes
-inline constexpr int kAlignment = 1024;                 // of boxes, swizzled by 128 bytes
 inline constexpr int kXFloats = 4096;                   // of x, that are handed out at a time
 // Where weights are quantised each warp has bytes of its own: chunks of x, then sums of lanes.
 inline constexpr int kWarpChunks = kXFloats / 32 / kWarps;
@@ -90,11 +89,9 @@ struct Room {
   }
   __device__ float* residuals() const { return reinterpret_cast<float*>(at + p.offsets.residuals); }
   __device__ std::byte* work() const { return at + p.offsets.work; }
-  /// A warp's bytes of it, where weights are quantised.
-  __device__ std::byte* warp_work(int warp) const { return work() + kWarpBytes * warp; }
-  /// [steps of a group, 32]: sums of its lanes.
+  /// [steps of a group, 32]: sums of a warp's lanes, in its bytes of `work`.
   __device__ float* lane_sums(int warp) const {
-    return reinterpret_cast<float*>(warp_work(warp) + kWarpChunks * kChunkBytes);
+    return reinterpret_cast<float*>(work() + kWarpBytes * warp + kWarpChunks * kChunkBytes);
   }
   __device__ std::byte* rows() const { return at + p.offsets.rows; }
   /// [steps of a pass, kWarps]: sums of warps.

@@ -63,7 +63,7 @@ __device__ inline Place stream_weights(const ProductPhase& phase, const Room& ro
   }
   // Numbers are drawn a few stages before they are needed, since it takes a while; not earlier,
   // for who is late by then shall have fewer.
-  std::int32_t* const counter = phase.shares.given < end_stage ? phase.drawn : nullptr;
+  std::int32_t* const counter = phase.shares.some_are_drawn() ? phase.drawn : nullptr;
   constexpr int kDrawnAhead = 3;
   int drawn[kDrawnAhead];
   const auto draw = [&] {

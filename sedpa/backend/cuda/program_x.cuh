@@ -168,8 +168,8 @@ __device__ float read_own_x(const GemvJob& job, const SentNumbers& sent, const R
     constexpr auto offset_of = [](int round, int k) {
       return (round / 2 * kProgramThreads + round % 2 * kWarpChunks) * kPieceQuads + 32 * k;
     };
-    const int warp = thread >> 5;
-    const int lane = thread & 31;
+    const int warp = thread / 32;
+    const int lane = thread % 32;
     const int first = 32 * kPieceQuads * warp;
     XQuads quads(job, sent, first + lane);
     const FixedRoom fixed(room, warp, lane, kWarpChunks * warp + lane % 16);
@@ -221,8 +221,8 @@ __device__ float read_shared_x(const GemvJob& job, const SentNumbers& sent, int 
   constexpr int kStride = Own::kQuantized ? 32 : kProgramThreads;  // of a thread's quads
   constexpr auto offset_of = [](int block, int k) { return block * kBlockQuads + kStride * k; };
   const int thread = own_thread();
-  const int warp = thread >> 5;
-  const int lane = thread & 31;
+  const int warp = thread / 32;
+  const int lane = thread % 32;
   const int first = Own::kQuantized ? 32 * kThreadQuads * warp + lane : thread;
   XQuads quads(job, sent, first);
   [[maybe_unused]] const FixedRoom fixed(room, warp, lane, member);
