@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "tests/ops_conformance/attention_case.h"
 #include "tests/ops_conformance/bounds.h"
@@ -257,6 +259,35 @@ TEST(AttentionScores, MayBeLarge) {
       for (float& x : layer) x = std::round(x * 16);  // exact in bf16: scores are exact too
     }
   });
+}
+
+// Later keys have ever larger scores, a little or a lot by tile: what was summed before is to be
+// scaled down again and again.
+TEST(AttentionScores, MayGrow) {
+  for (const KvDtype dtype : {KvDtype::f16, KvDtype::bf16}) {
+    for (const float growth : {0.004f, 0.03f}) {
+      SCOPED_TRACE(testing::Message() << name(dtype) << ", growth " << growth);
+      const AttentionCase c{.name = "",
+                            .group = 2,
+                            .kv_heads = 1,
+                            .head_dim = 128,
+                            .dtype = dtype,
+                            .chunks = {600, 330, 1},
+                            .checked_queries = 100};
+      check_attention(c, 35, [&](AttentionInputs& inputs) {
+        const std::int64_t queries = c.group * c.kv_heads * c.head_dim;
+        const std::int64_t keys = c.kv_heads * c.head_dim;
+        for (auto& layer : inputs) {
+          const std::int64_t columns = std::ssize(layer) / c.tokens();
+          for (std::int64_t token = 0; token < c.tokens(); ++token) {
+            const auto key = layer.begin() + token * columns + queries;
+            const float factor = 1 + growth * static_cast<float>(token);
+            std::for_each(key, key + keys, [&](float& x) { x *= factor; });
+          }
+        }
+      });
+    }
+  }
 }
 
 }  // namespace

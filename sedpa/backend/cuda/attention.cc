@@ -141,6 +141,7 @@ struct AttentionRunner::Impl {
   [[nodiscard]] AttentionParams params_of(const AttentionJob& job) const;
   void add_cache(const AttentionJob& job, AttentionParams& p) const;
   [[nodiscard]] const DecodeRoom& decode_room(bool whole_pieces) const;
+  [[nodiscard]] std::int32_t heads_together(const AttentionParams& params) const;
 };
 
 AttentionRunner::AttentionRunner(const DeviceTraits& device, cudaStream_t stream)
@@ -204,6 +205,14 @@ const DecodeRoom& AttentionRunner::Impl::decode_room(bool whole_pieces) const {
          shape.group(), shape.head_dim, device.shared_bytes_a_block);
   }
   return room;
+}
+
+/// Heads whose keys and values take no more than half of L2, so that what one block has read is
+/// still there when another block of the same head comes to it.
+std::int32_t AttentionRunner::Impl::heads_together(const AttentionParams& params) const {
+  const std::int64_t bytes_a_head = (past + tokens) * 2 * params.tile_dim * std::int64_t{2};
+  const auto fit = static_cast<std::int64_t>(device.l2_bytes / 2) / bytes_a_head;
+  return static_cast<std::int32_t>(std::clamp<std::int64_t>(fit, 1, params.kv_heads));
 }
 
 void AttentionRunner::begin_step(const StepState& state, const KvCache& cache, std::int64_t past,
@@ -336,6 +345,7 @@ void AttentionRunner::run(const AttentionJob& job) {
   PrefillRoom room = s.prefill;
   room.tokens = static_cast<std::int32_t>(s.tokens);
   room.past = static_cast<std::int32_t>(s.past);
+  room.heads_together = s.heads_together(params);
   launch_stage(params, room, s.stream);
   const bool sm90 = s.sm90 && prefill_sm90_takes(params);
   if (sm90) launch_prefill_sm90(params, room, s.stream);

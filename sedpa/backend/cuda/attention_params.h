@@ -230,6 +230,7 @@ struct PrefillRoom {
   std::uint16_t* values = nullptr;   // [kv_heads, tokens, tile_dim]
   std::int32_t tokens = 0;
   std::int32_t past = 0;
+  std::int32_t heads_together = 1;  // blocks of so many KV heads run side by side
 };
 
 /// Norm, RoPE and rounding of a chunk into `room`; full classes' rows also into the cache when

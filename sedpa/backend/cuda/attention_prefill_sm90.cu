@@ -20,7 +20,7 @@ namespace {
 
 constexpr int kRows = 128;  // query rows of a block
 constexpr int kKeys = 128;  // of a tile
-constexpr int kStages = 2;
+constexpr int kStages = 3;
 constexpr int kGroupThreads = 128;
 constexpr int kThreads = 3 * kGroupThreads;
 [[maybe_unused]] constexpr int kStored = 0;  // the cache
@@ -112,36 +112,52 @@ __device__ void ask_values(float (&out)[kDim / 2], const std::uint32_t (&weights
   end_products();
 }
 
-/// The online softmax of a lane's two rows.
+/// The online softmax of a lane's two rows. The maximum follows only when it would be more than
+/// kLag behind: weights are up to 2^kLag then, and what is older keeps its scale in nearly all
+/// tiles, as in FlashAttention-4 (Zadouri et al., 2026).
 struct Softmax {
+  static constexpr float kLag = 8;
   float max[2] = {kNoScore, kNoScore};
   float sum[2] = {};  // over this lane's columns
 
-  /// Scores become weights; `keep` is what older sums and results are multiplied by.
-  __device__ void take(float (&scores)[64], float (&keep)[2]) {
+  /// Scores become weights. Whether what is older is to be multiplied by `keep`: the same for a
+  /// whole warp.
+  __device__ bool take(float (&scores)[64], float (&keep)[2]) {
+    float high[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float high = max[r];
+      high[r] = max[r];
 #pragma unroll
       for (int n = 0; n < 16; ++n) {
-        high = fmaxf(high, fmaxf(scores[4 * n + 2 * r], scores[4 * n + 2 * r + 1]));
+        high[r] = fmaxf(high[r], fmaxf(scores[4 * n + 2 * r], scores[4 * n + 2 * r + 1]));
       }
-      high = fmaxf(high, __shfl_xor_sync(~0u, high, 1));
-      high = fmaxf(high, __shfl_xor_sync(~0u, high, 2));
-      keep[r] = power_of_two(max[r] - high);
-      max[r] = high;
+      high[r] = fmaxf(high[r], __shfl_xor_sync(~0u, high[r], 1));
+      high[r] = fmaxf(high[r], __shfl_xor_sync(~0u, high[r], 2));
+    }
+    const bool rises = __any_sync(~0u, fmaxf(high[0] - max[0], high[1] - max[1]) > kLag) != 0;
+    if (rises) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        keep[r] = power_of_two(max[r] - high[r]);
+        max[r] = high[r];
+        sum[r] *= keep[r];
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
       float total = 0;
 #pragma unroll
       for (int n = 0; n < 16; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = scores[4 * n + 2 * r + i];
-          score = power_of_two(score - high);
+          score = power_of_two(score - max[r]);
           total += score;
         }
       }
-      sum[r] = sum[r] * keep[r] + total;
+      sum[r] += total;
     }
+    return rises;
   }
 };
 
@@ -213,7 +229,7 @@ __device__ void consume(const AttentionParams& p, const PrefillRoom& scratch,
   float scores[64];
   float out[kDim / 2] = {};
   std::uint32_t weights[kKeys / 16][4];
-  float keep[2];
+  float keep[2] = {1, 1};
   Softmax softmax;
 
   if (group == 1 && block.tiles > 1)
@@ -225,7 +241,7 @@ __device__ void consume(const AttentionParams& p, const PrefillRoom& scratch,
   settle(scores);
   free_place(room.keys_read, 0);
   mask(0, scores);
-  softmax.take(scores, keep);
+  (void)softmax.take(scores, keep);
   pack_weights<T>(scores, weights);
 
   for (int tile = 1; tile < block.tiles; ++tile) {
@@ -240,14 +256,16 @@ __device__ void consume(const AttentionParams& p, const PrefillRoom& scratch,
     settle(scores);
     free_place(room.keys_read, tile);
     mask(tile, scores);
-    softmax.take(scores, keep);
+    const bool rises = softmax.take(scores, keep);
     need_now(softmax.sum[0] + softmax.sum[1]);
     wait_products<0>();
     settle(out);
     free_place(room.values_read, tile - 1);
     pack_weights<T>(scores, weights);
+    if (rises) {
 #pragma unroll
-    for (int i = 0; i < kDim / 2; ++i) out[i] *= keep[i / 2 % 2];
+      for (int i = 0; i < kDim / 2; ++i) out[i] *= keep[i / 2 % 2];
+    }
   }
   const int last = block.tiles - 1;
   there(room.values_there, last);

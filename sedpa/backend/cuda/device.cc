@@ -55,7 +55,8 @@ DeviceTraits device_traits(int index) {
   return {.index = index,
           .multiprocessors = properties.multiProcessorCount,
           .compute = 10 * properties.major + properties.minor,
-          .shared_bytes_a_block = properties.sharedMemPerBlockOptin};
+          .shared_bytes_a_block = properties.sharedMemPerBlockOptin,
+          .l2_bytes = static_cast<std::size_t>(properties.l2CacheSize)};
 }
 
 DeviceScope::DeviceScope(int index) {

@@ -46,6 +46,7 @@ struct DeviceTraits {
   int multiprocessors = 0;
   int compute = 0;                       // 10 * major + minor: 80, 90
   std::size_t shared_bytes_a_block = 0;  // with the opt-in
+  std::size_t l2_bytes = 0;
 };
 [[nodiscard]] DeviceTraits device_traits(int index);
 

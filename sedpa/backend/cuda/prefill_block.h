@@ -21,7 +21,8 @@ struct PrefillBlock {
   bool full = true;
   std::int32_t recent = 0;
 
-  /// Block `index` of a launch: full heads' last rows first, since they take longest.
+  /// Block `index` of a launch: some heads at a time (`heads_together`), and of these the last rows
+  /// first, since they take longest.
   static constexpr PrefillBlock make(const AttentionParams& p, const PrefillRoom& scratch, int rows,
                                      int keys, int index) {
     PrefillBlock block;
@@ -31,9 +32,13 @@ struct PrefillBlock {
     block.head_class = index < first_heads * blocks ? 0 : 1;
     if (block.head_class == 1) index -= first_heads * blocks;
     const ClassParams& of = p.classes[block.head_class];
-    block.head = index % of.heads;
+    const int most = scratch.heads_together;
+    const int before = index / (most * blocks) * most;  // heads
+    const int together = of.heads - before < most ? of.heads - before : most;
+    index -= before * blocks;
+    block.head = before + index % together;
     block.kv_head = p.kv_head(block.head_class, block.head);
-    block.first_row = (blocks - 1 - index / of.heads) * rows;
+    block.first_row = (blocks - 1 - index / together) * rows;
     const int last_row = block.first_row + rows < all_rows ? block.first_row + rows : all_rows;
     block.first_token = block.first_row / p.group;
     block.last_token = (last_row - 1) / p.group;
