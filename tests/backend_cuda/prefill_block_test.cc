@@ -12,8 +12,8 @@
 namespace sedpa::cuda {
 namespace {
 
-constexpr int kRows = 16;
-constexpr int kKeys = 8;
+constexpr int kBlockRows = 16;
+constexpr int kTileKeys = 8;
 
 /// Heads 0, 2, 4 see all, 1 and 3 two sinks and `recent` keys.
 AttentionParams some_heads(int group, int recent) {
@@ -30,9 +30,9 @@ AttentionParams some_heads(int group, int recent) {
 
 std::vector<PrefillBlock> blocks_of(const AttentionParams& p, const PrefillRoom& room) {
   std::vector<PrefillBlock> blocks;
-  const int count = (room.tokens * p.group + kRows - 1) / kRows * p.kv_heads;
+  const int count = (room.tokens * p.group + kBlockRows - 1) / kBlockRows * p.kv_heads;
   for (int i = 0; i < count; ++i) {
-    blocks.push_back(PrefillBlock::make(p, room, kRows, kKeys, i));
+    blocks.push_back(PrefillBlock::make(p, room, kBlockRows, kTileKeys, i));
   }
   return blocks;
 }
@@ -61,7 +61,7 @@ TEST(PrefillBlock, RowsOfEachHeadComeOnce) {
   for_prompts([](const AttentionParams& p, const PrefillRoom& room) {
     std::multiset<std::pair<int, int>> met, all;
     for (int head = 0; head < p.kv_heads; ++head) {
-      for (int row = 0; row < room.tokens * p.group; row += kRows) all.emplace(head, row);
+      for (int row = 0; row < room.tokens * p.group; row += kBlockRows) all.emplace(head, row);
     }
     for (const PrefillBlock& block : blocks_of(p, room)) {
       met.emplace(block.kv_head, block.first_row);
@@ -102,16 +102,16 @@ TEST(PrefillBlock, HasTheKeysThatItsRowsSee) {
       if (of.full) {
         EXPECT_EQ(block.stored, room.past);
       }
-      EXPECT_GE(block.stored_tiles * kKeys, block.stored);
-      EXPECT_GE((block.tiles - block.stored_tiles) * kKeys, block.own.count());
+      EXPECT_GE(block.stored_tiles * kTileKeys, block.stored);
+      EXPECT_GE((block.tiles - block.stored_tiles) * kTileKeys, block.own.count());
       for (int token = block.first_token; token <= block.last_token; ++token) {
         for (int key = 0; key < room.tokens; ++key) {
           if (sees(token, key)) {
             EXPECT_TRUE(held.contains(key));
           }
         }
-        for (int i = 0; i < (block.tiles - block.stored_tiles) * kKeys; ++i) {
-          if (block.masked(block.stored_tiles + i / kKeys)) continue;
+        for (int i = 0; i < (block.tiles - block.stored_tiles) * kTileKeys; ++i) {
+          if (block.masked(block.stored_tiles + i / kTileKeys)) continue;
           ASSERT_LT(i, block.own.count());
           EXPECT_TRUE(sees(token, block.own.row(i)));
         }
