@@ -123,11 +123,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     const ProgramPhase& phase = room.phase(index);
     at = phase.attends() ? perform(phase.attention, room.share(index), room, at)
                          : perform(own_product(phase), room, at);
+    arrive_having_read(room.phase_read(index));
     join();
-    if (threadIdx.x == 0) {
-      arrive(room.phase_read(index));
-      come(p.met);
-    }
+    if (threadIdx.x == 0) come(p.met);
   }
 #else
   __trap();  // launched on nothing else: prepare_program

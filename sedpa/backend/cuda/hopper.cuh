@@ -23,6 +23,12 @@ __device__ inline void publish_barriers() {
 __device__ inline void arrive(std::uint32_t at) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
 }
+/// By each thread that has read what a bulk copy will write over when the phase has ended: copies
+/// are behind no thread's reads but by a fence of its own (PTX ISA, "Async proxy").
+__device__ inline void arrive_having_read(std::uint32_t at) {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  arrive(at);
+}
 __device__ inline void arrive_expecting(std::uint32_t at, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes)
                : "memory");

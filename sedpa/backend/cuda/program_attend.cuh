@@ -275,7 +275,6 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
   const AttentionParams& p = phase.params;
   const int thread = own_thread();
   const int warp = thread / 32;
-  const int lane = thread % 32;
   const int group = warp % kGroups;
   const int team = warp / kGroups;
   const std::int32_t past = room.past();
@@ -310,8 +309,7 @@ __device__ __forceinline__ Place attend(const AttentionPhase& phase, const Atten
         tiles.step(queries, room.stage(at.index), 16 * group, used - first,
                    room.positions(at.index) + 16 * group, state);
       }
-      __syncwarp();  // all lanes have read the stage
-      if (lane == 0) arrive(room.stage_read(at.index));
+      arrive_having_read(room.stage_read(at.index));
       at.next(room.p.stages);
     }
     tiles.finish(state);

@@ -91,8 +91,7 @@ __device__ __forceinline__ Place multiply(const ProductPhase& phase, const Room&
   bool there = false;  // the stage at `at`, as far as is known
   const auto look = [&] { there = has_ended(there_of(next), next.parity); };
   const auto release = [&] {
-    __syncwarp();                                               // all lanes have read the stage
-    if (lane == 0) arrive(there_of(at) + Room::kBarrierBytes);  // stage_read
+    arrive_having_read(there_of(at) + Room::kBarrierBytes);  // stage_read
     at = next;
     next.next(stages);
   };

@@ -119,12 +119,12 @@ struct Room {
     last_share() = AttentionShare();
     for (int i = 0; i < p.stages; ++i) {
       init_barrier(stage_there(i), 1);
-      init_barrier(stage_read(i), kWarps);
+      init_barrier(stage_read(i), kProgramThreads);
     }
     for (int i = 0; i < p.slots; ++i) {
       init_barrier(phase_there(i), 1);
       init_barrier(phase_ready(i), 1);
-      init_barrier(phase_read(i), 1);
+      init_barrier(phase_read(i), kProgramThreads + 32);  // who computes, and who asks
     }
     publish_barriers();
   }

@@ -215,6 +215,7 @@ __device__ inline void stream(const Room& room) {
     __syncwarp();
     at = phase.attends() ? stream_keys(phase.attention, room.share(index), room, leads, at)
                          : stream_weights(own_product(phase), room, leads, at);
+    arrive_having_read(room.phase_read(index));
   }
 }
 
