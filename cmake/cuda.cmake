@@ -11,8 +11,7 @@ endif()
 # By the files that a source includes: what nvcc's preprocessor gives is one architecture's alone,
 # and a change that another one sees would go unnoticed.
 if(CCACHE_PROGRAM AND PROJECT_IS_TOP_LEVEL)
-  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_DEPEND=1
-      CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} ${CCACHE_PROGRAM})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_DEPEND=1 ${ccache_launcher})
 endif()
 set(SEDPA_CUDA_CODE "")
 foreach(architecture IN LISTS SEDPA_CUDA_ARCHITECTURES)

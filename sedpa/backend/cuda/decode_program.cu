@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   // Registers go to those who compute, a warpgroup at a time.
   if (threadIdx.x >= kProgramThreads) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x < kProgramThreads + 32) stream(Room(p, dynamic, 0));
+    if (threadIdx.x < kPhaseThreads) stream(Room(p, dynamic, 0));
     return;
   }
   asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");

@@ -15,18 +15,23 @@ namespace sedpa::cuda {
 __device__ inline void init_barrier(std::uint32_t at, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(arrivals) : "memory");
 }
+/// What this thread has done to shared memory comes before bulk copies that are asked for when it
+/// has said so: they are behind no thread's reads or writes but by a fence of its own (PTX ISA,
+/// "Async proxy").
+__device__ inline void fence_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 /// Makes initialised barriers known to the copy engine.
 __device__ inline void publish_barriers() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  fence_copies();
 }
 __device__ inline void arrive(std::uint32_t at) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
 }
-/// By each thread that has read what a bulk copy will write over when the phase has ended: copies
-/// are behind no thread's reads but by a fence of its own (PTX ISA, "Async proxy").
+/// By each thread that has read what a bulk copy will write over when the phase has ended.
 __device__ inline void arrive_having_read(std::uint32_t at) {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  fence_copies();
   arrive(at);
 }
 __device__ inline void arrive_expecting(std::uint32_t at, int bytes) {

@@ -9,9 +9,10 @@
 
 namespace sedpa::cuda::program {
 
-inline constexpr int kWarps = kProgramThreads / 32;     // that compute
-inline constexpr int kThreads = kProgramThreads + 128;  // and a warpgroup: a warp asks for bytes
-inline constexpr int kXFloats = 4096;                   // of x, that are handed out at a time
+inline constexpr int kWarps = kProgramThreads / 32;         // that compute
+inline constexpr int kPhaseThreads = kProgramThreads + 32;  // and a warp that asks for bytes
+inline constexpr int kThreads = kProgramThreads + 128;      // that warp's whole warpgroup, too
+inline constexpr int kXFloats = 4096;                       // of x, that are handed out at a time
 // Where weights are quantised each warp has bytes of its own: chunks of x, then sums of lanes.
 inline constexpr int kWarpChunks = kXFloats / 32 / kWarps;
 inline constexpr int kChunkBytes = 80;
@@ -124,7 +125,7 @@ struct Room {
     for (int i = 0; i < p.slots; ++i) {
       init_barrier(phase_there(i), 1);
       init_barrier(phase_ready(i), 1);
-      init_barrier(phase_read(i), kProgramThreads + 32);  // who computes, and who asks
+      init_barrier(phase_read(i), kPhaseThreads);
     }
     publish_barriers();
   }
